@@ -1,0 +1,228 @@
+"""The recipe: one YAML file that says what to merge, how, and where the result goes."""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from esm_core.errors import InputError
+from esm_core.layers import LAYER_KINDS, LayerKind
+from esm_core.settings import MergeSettings
+from esm_core.storage import Location
+
+NAME_RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, without '..'"
+
+Activation = Literal["gelu", "quick_gelu"]
+Method = Literal["average", "task_arithmetic", "tsv_m", "iso_c"]
+
+
+def check_name(name: str) -> str:
+    """``name`` itself, or ``ValueError`` where it could leave its folder or confuse a shell."""
+    plain = name.replace(".", "a").replace("_", "a").replace("-", "a")
+    if not (name[:1].isalnum() and plain.isascii() and plain.isalnum()) or ".." in name or len(name) > 80:
+        raise ValueError(f"{name!r} is not a usable name: use {NAME_RULE}, at most 80 characters")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseSpec(_Section):
+    """The checkpoint every fine-tune started from."""
+
+    architecture: str | None = Field(
+        None,
+        description="An open_clip model name, or a path to an open_clip_config.json. Not needed where the "
+        "checkpoint is a folder written by open_clip (it holds the configuration).",
+    )
+    checkpoint: str = Field(
+        description="Full CLIP or vision tower: .safetensors, .pt, or an open_clip folder (local-dir:)."
+    )
+    activation: Activation | None = Field(
+        None, description="What the checkpoint was trained with, where the file does not say it."
+    )
+
+
+class ZeroShotSpec(_Section):
+    """A head made of class names, by the base model's text tower."""
+
+    classes: list[str] = Field(min_length=2, description="Class names, in label order.")
+    templates: list[str] = Field(
+        default=["a photo of a {}."], min_length=1, description="Prompts with {} where the class name goes."
+    )
+
+    @model_validator(mode="after")
+    def _templates_have_a_place(self) -> Self:
+        for template in self.templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} where the class name goes")
+        return self
+
+
+class TaskSpec(_Section):
+    """One fine-tune and the images that belong to it."""
+
+    name: Name = Field(description="Unique name of the task.")
+    checkpoint: str = Field(description="The fine-tuned checkpoint.")
+    proxy: str = Field(description="Unlabelled proxy images: image folder, webdataset tar(s) or Parquet.")
+    validation: str | None = Field(None, description="Labelled validation images.")
+    test: str | None = Field(None, description="Labelled test images, for the accuracy table.")
+    head: str | None = Field(None, description="Linear head: safetensors with `weight` and optional `bias`.")
+    zero_shot: ZeroShotSpec | None = Field(
+        None, description="Class names to build a head from, instead of head."
+    )
+    activation: Activation | None = Field(
+        None, description="What the fine-tune was trained with, where the file does not say it."
+    )
+
+    @model_validator(mode="after")
+    def _one_head(self) -> Self:
+        if self.head is not None and self.zero_shot is not None:
+            raise ValueError("give head or zero_shot, not both")
+        return self
+
+
+class CollectSpec(_Section):
+    """How layer inputs are collected from the fine-tunes."""
+
+    layers: tuple[LayerKind, ...] = Field(LAYER_KINDS, min_length=1, description="Layer kinds to collect.")
+    batch_size: int = Field(32, ge=1, description="Images per forward pass.")
+    device: str = Field("cpu", description="torch device of the forward pass, such as cpu or cuda.")
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the forward pass."
+    )
+
+
+class FuseSpec(_Section):
+    """Where the linear algebra runs (always in float64)."""
+
+    device: str = Field("cpu", description="torch device, such as cpu or cuda.")
+
+
+class EvaluateSpec(_Section):
+    """How accuracy is measured on the test images."""
+
+    device: str = Field("cpu", description="torch device, such as cpu or cuda.")
+    batch_size: int = Field(64, ge=1, description="Images per forward pass.")
+
+
+class CompareSpec(_Section):
+    """A baseline to evaluate beside ESM."""
+
+    method: Method = Field(description="The baseline.")
+    coefficient: float | None = Field(
+        None, gt=0, description="Merging coefficient; unset means the published one."
+    )
+
+
+class Recipe(_Section):
+    """What to merge, how, and where the result goes."""
+
+    name: Name = Field(description="Name of the artifact that is published.")
+    store: str = Field(description="Store URL (file:// or s3://) or path.")
+    base: BaseSpec
+    tasks: list[TaskSpec] = Field(min_length=1, description="The fine-tunes, two or more.")
+    samples: int = Field(32, ge=1, description="Proxy images per task.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of proxy images.")
+    alpha: float = Field(2.0, ge=0, le=4, description="Merging coefficient (twice the released code's).")
+    method: MergeSettings = Field(MergeSettings(), description="Settings of the merge method.")
+    collect: CollectSpec = CollectSpec()
+    fuse: FuseSpec = FuseSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    compare: list[CompareSpec] = Field(default_factory=list, description="Baselines for the accuracy table.")
+
+    @model_validator(mode="after")
+    def _tasks_make_a_merge(self) -> Self:
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tasks: duplicate task name(s) {', '.join(twice)}; give each task its own name")
+        if len(names) == 1:
+            raise ValueError("tasks: one task only; a merge needs at least two fine-tunes")
+        methods = [spec.method for spec in self.compare]
+        if len(set(methods)) < len(methods):
+            raise ValueError("compare: a method is listed twice")
+        return self
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_recipe(text: str, source: Location) -> Recipe:
+    """The recipe in ``text``, with every relative path made absolute against ``source``'s folder.
+
+    Raises
+    ------
+    InputError
+        One problem per field that is missing, unknown or has a wrong value.
+    """
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: a recipe is a YAML mapping with name, store, base and tasks.")
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from error
+    return _with_absolute_paths(recipe, source.parent)
+
+
+def load_recipe(url: str) -> Recipe:
+    """Read a recipe from a path, ``file://`` or ``s3://`` URL; see :func:`parse_recipe`."""
+    location = Location.parse(url)
+    try:
+        text = location.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{location}: is not a text file in UTF-8; a recipe is YAML.") from error
+    return parse_recipe(text, location)
+
+
+def recipe_schema() -> str:
+    """The recipe's JSON Schema, for editors, as indented JSON text."""
+    return json.dumps(Recipe.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def _describe(item: Any) -> str:
+    field = ""
+    for part in item["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown key; check its spelling against the recipe reference."
+    message = str(item["msg"]).removeprefix("Value error, ")
+    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r:.80})"
+    return f"{field}: {message}{got}." if field else f"{message}."
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Location) -> Recipe:
+    def absolute(text: str | None) -> str | None:
+        if text is None:
+            return None
+        return Location.parse(text.removeprefix("local-dir:"), relative_to=folder).url
+
+    base = recipe.base
+    architecture = base.architecture
+    if architecture is not None and architecture.endswith(".json"):
+        architecture = absolute(architecture)
+    base = base.model_copy(update={"checkpoint": absolute(base.checkpoint), "architecture": architecture})
+    paths = ("checkpoint", "proxy", "validation", "test", "head")
+    tasks = [task.model_copy(update={p: absolute(getattr(task, p)) for p in paths}) for task in recipe.tasks]
+    return recipe.model_copy(update={"store": absolute(recipe.store), "base": base, "tasks": tasks})

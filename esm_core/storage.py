@@ -1,0 +1,302 @@
+"""Places that bytes live: one small type over fsspec for local folders and S3.
+
+A :class:`Location` is a URL and nothing more, so it can be sent to another machine. The filesystem
+behind it is made where it is used, because s3fs does not survive a fork.
+
+Notes
+-----
+S3 access (keys, profile, region, ``AWS_ENDPOINT_URL``) comes from the standard AWS environment
+only. A URL that carries credentials is refused, so none can reach a manifest or a log.
+"""
+
+import contextlib
+import errno
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.spec import AbstractFileSystem
+
+from esm_core.errors import InputError, TransientStorageError
+
+_TRANSIENT_ERRNOS = {
+    errno.EBUSY,
+    errno.EIO,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A file or folder, local (``file://``) or on S3 (``s3://``).
+
+    Parameters
+    ----------
+    url : str
+        Absolute URL without a trailing slash. Use :meth:`parse` for what people write.
+    """
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str, relative_to: "Location | None" = None) -> "Location":
+        """Read a URL or a path; a relative path is taken from ``relative_to`` or the working folder.
+
+        Raises
+        ------
+        InputError
+            For an empty text, another scheme than ``file`` and ``s3``, or credentials in the URL.
+        """
+        if not text.strip():
+            raise InputError("A path or URL is empty; give a path, file:// or s3:// URL.")
+        if "://" not in text:
+            if relative_to is not None and not os.path.isabs(os.path.expanduser(text)):
+                base = urlsplit(relative_to.url)
+                joined = posixpath.normpath(posixpath.join(base.path or "/", text))
+                return cls(f"{base.scheme}://{base.netloc}{joined}".rstrip("/"))
+            return cls("file://" + os.path.abspath(os.path.expanduser(text)))
+        parts = urlsplit(text)
+        if parts.scheme not in ("file", "s3"):
+            raise InputError(f"{parts.scheme}:// is not supported; use a path, file:// or s3://.")
+        if "@" in parts.netloc or parts.query:
+            raise InputError(
+                f"The {parts.scheme}:// URL carries credentials or a query; remove them and use the "
+                "AWS environment variables or a profile."
+            )
+        if parts.scheme == "file":
+            return cls("file://" + os.path.abspath("/" + parts.path.lstrip("/")))
+        if not parts.netloc:
+            raise InputError(f"{text}: an s3:// URL needs a bucket, as in s3://bucket/folder.")
+        return cls(text.rstrip("/"))
+
+    def __truediv__(self, part: str) -> "Location":
+        return Location(f"{self.url}/{part.strip('/')}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> "Location":
+        return Location(self.url.rsplit("/", 1)[0])
+
+    @property
+    def is_local(self) -> bool:
+        return self.url.startswith("file://")
+
+    @property
+    def path(self) -> str:
+        """What the filesystem calls this place (no scheme)."""
+        return self.url.split("://", 1)[1]
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The filesystem, one cached instance per process, never caching a listing."""
+        if self.is_local:
+            return fsspec.filesystem("file")
+        return fsspec.filesystem("s3", use_listings_cache=False)
+
+    def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes from ``start`` up to ``end`` (the whole file by default)."""
+        with storage_errors(self, "read"):
+            data: bytes = self.fs.cat_file(self.path, start=start, end=end)
+            return data
+
+    def size(self) -> int:
+        """Size in bytes; :class:`InputError` where there is no such file."""
+        with storage_errors(self, "read"):
+            info = self.fs.info(self.path)
+        if info["type"] != "file":
+            raise InputError(f"{self}: is a folder, but a file was expected.")
+        return int(info["size"])
+
+    def is_file(self) -> bool:
+        with storage_errors(self, "look up"):
+            return bool(self.fs.isfile(self.path))
+
+    def is_dir(self) -> bool:
+        with storage_errors(self, "look up"):
+            return bool(self.fs.isdir(self.path))
+
+    def files(self) -> list[str]:
+        """Every file below this folder, as sorted relative paths; empty where there is none."""
+        with storage_errors(self, "list"):
+            prefix = self.path.rstrip("/") + "/"
+            found = self.fs.find(self.path)
+        return sorted(str(name)[len(prefix) :] for name in found if str(name).startswith(prefix))
+
+    def children(self) -> list[str]:
+        """Names of the direct entries of this folder, sorted; empty where there is none."""
+        with storage_errors(self, "list"):
+            try:
+                entries = self.fs.ls(self.path, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        own = self.path.rstrip("/")
+        return sorted({str(e).rstrip("/").rsplit("/", 1)[-1] for e in entries if str(e).rstrip("/") != own})
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write or replace the file in one step: a reader sees the old bytes or the new ones."""
+        with self.writer() as stream:
+            stream.write(data)
+
+    def create(self, data: bytes) -> bool:
+        """Write the file only if it is absent. Exactly one of many concurrent callers gets ``True``.
+
+        Notes
+        -----
+        Locally the bytes go to a temporary file that is hard-linked into place, so a reader never
+        sees part of them; on S3 a conditional PUT does both.
+        """
+        with storage_errors(self, "write"):
+            if self.is_local:
+                return self._create_local(data)
+            try:
+                self.fs.pipe_file(self.path, data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno == errno.EINVAL and self.fs.exists(self.path):
+                    return False
+                raise
+            return True
+
+    def _create_local(self, data: bytes) -> bool:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        temporary = f"{self.path}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(temporary, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return True
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[IO[bytes]]:
+        """A stream to a file that appears only when the block ends without an error."""
+        with storage_errors(self, "write"):
+            if self.is_local:
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)
+                temporary = f"{self.path}.{uuid.uuid4().hex}.tmp"
+                try:
+                    with open(temporary, "xb") as stream:
+                        yield stream
+                        stream.flush()
+                        os.fsync(stream.fileno())
+                    os.replace(temporary, self.path)
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(temporary)
+                return
+            stream = self.fs.open(self.path, "wb", autocommit=False)
+            try:
+                yield stream
+                stream.close()
+                stream.commit()
+            except BaseException:
+                stream.discard()
+                raise
+
+    def open(self) -> IO[bytes]:
+        """A seekable stream for reading."""
+        with storage_errors(self, "read"):
+            stream: IO[bytes] = self.fs.open(self.path, "rb")
+            return stream
+
+    def delete(self) -> None:
+        """Remove the file or the whole folder; nothing happens where there is none."""
+        with storage_errors(self, "delete"), contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.path, recursive=True)
+
+
+@contextlib.contextmanager
+def storage_errors(location: Location, operation: str) -> Iterator[None]:
+    """Turn what a filesystem raises into an error that names the place and the operation.
+
+    Raises
+    ------
+    InputError
+        The place is missing, or access to it is refused or impossible.
+    TransientStorageError
+        The failure may pass: time-out, connection reset, throttling, a 5xx answer.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{location}: no such file, folder or bucket (tried to {operation} it).") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{location}: access refused (tried to {operation} it). Check the permissions and, for S3, "
+            "the AWS environment variables or profile."
+        ) from error
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"{location}: cannot {operation} it: {error.strerror or error}.") from error
+    except Exception as error:
+        if _is_transient(error):
+            raise TransientStorageError(
+                f"{location}: could not {operation} it for now ({type(error).__name__}: {error})."
+            ) from error
+        if _is_missing_credentials(error):
+            raise InputError(
+                f"{location}: no AWS credentials were found. Set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+            ) from error
+        if isinstance(error, OSError):
+            raise InputError(f"{location}: cannot {operation} it: {error}.") from error
+        raise
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _is_transient(error: BaseException) -> bool:
+    for link in _chain(error):
+        if isinstance(link, TimeoutError | ConnectionError):
+            return True
+        if isinstance(link, OSError) and link.errno in _TRANSIENT_ERRNOS:
+            return True
+        module = type(link).__module__.split(".")[0]
+        name = type(link).__name__
+        if module == "aiohttp" and name.startswith(("Client", "Server")):
+            return True
+        if module in ("botocore", "aiobotocore") and name in _TRANSIENT_BOTO:
+            return True
+    return False
+
+
+def _is_missing_credentials(error: BaseException) -> bool:
+    return any(
+        type(link).__name__ in ("NoCredentialsError", "PartialCredentialsError") for link in _chain(error)
+    )
+
+
+_TRANSIENT_BOTO = {
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "ConnectionError",
+    "EndpointConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ReadTimeoutError",
+    "ResponseStreamingError",
+}
