@@ -1,0 +1,20 @@
+"""Task Arithmetic (Ilharco et al., arXiv 2212.04089): the scaled sum of the task vectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COEFFICIENT = 0.3
+"""The coefficient the paper recommends where none can be tuned (section 4)."""
+
+
+def merge_weight(updates: Sequence[Tensor]) -> Tensor:
+    """Sum of the tasks' updates of one weight (any shape), in float64, before the coefficient.
+
+    Read one at a time, so only two tensors are in memory.
+    """
+    total = updates[0].to(torch.float64)
+    for index in range(1, len(updates)):
+        total = total + updates[index]
+    return total
