@@ -11,6 +11,8 @@ only. A URL that carries credentials is refused, so none can reach a manifest or
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import posixpath
 import uuid
@@ -119,6 +121,31 @@ class Location:
         if info["type"] != "file":
             raise InputError(f"{self}: is a folder, but a file was expected.")
         return int(info["size"])
+
+    def fingerprint(self) -> str:
+        """A cheap identity of the file or folder: sizes and times, or ETags; no content is read.
+
+        A changed content changes it (locally the change time is part of it, which no copy preserves).
+        """
+        with storage_errors(self, "look up"):
+            info = self.fs.info(self.path)
+            entries = {self.path: info}
+            if info["type"] == "directory":
+                entries = self.fs.find(self.path, detail=True)
+        facts = []
+        for name in sorted(entries):
+            entry = entries[name]
+            stamps = [entry.get(key) for key in ("ETag", "size", "mtime", "created", "ino")]
+            facts.append([name, *map(str, stamps)])
+        return hashlib.sha256(json.dumps([self.url, facts]).encode()).hexdigest()
+
+    def sha256(self) -> str:
+        """sha256 (hex) of the file's bytes, read in pieces."""
+        digest = hashlib.sha256()
+        with self.open() as stream, storage_errors(self, "read"):
+            while piece := stream.read(8 * 1024**2):
+                digest.update(piece)
+        return digest.hexdigest()
 
     def is_file(self) -> bool:
         with storage_errors(self, "look up"):
