@@ -159,6 +159,18 @@ def build_tower(
     return tower.requires_grad_(False)
 
 
+def full_model(architecture: Architecture, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The full open_clip model holding ``tensors``, in evaluation mode, on the CPU."""
+    model = empty_model(architecture)
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    # The one buffer that is not in a state dict: the causal mask of the text tower.
+    for module in model.modules():
+        mask = getattr(module, "attn_mask", None)
+        if isinstance(mask, Tensor) and mask.is_meta:
+            module.attn_mask = torch.full(mask.shape, float("-inf")).triu_(1)
+    return model.requires_grad_(False)
+
+
 def preprocess(architecture: Architecture) -> Callable[[Image], Tensor]:
     """open_clip's inference transform: a PIL image to a float32 tensor ``[3, H, W]``."""
     transform: Callable[[Image], Tensor] = image_transform_v2(

@@ -148,12 +148,18 @@ class Location:
         return digest.hexdigest()
 
     def is_file(self) -> bool:
-        with storage_errors(self, "look up"):
-            return bool(self.fs.isfile(self.path))
+        return self._type() == "file"
 
     def is_dir(self) -> bool:
+        return self._type() == "directory"
+
+    def _type(self) -> str | None:
+        # Not fs.isfile or fs.isdir: they answer False to every error, a lost connection included.
         with storage_errors(self, "look up"):
-            return bool(self.fs.isdir(self.path))
+            try:
+                return str(self.fs.info(self.path)["type"])
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def files(self) -> list[str]:
         """Every file below this folder, as sorted relative paths; empty where there is none."""

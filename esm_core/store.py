@@ -5,6 +5,7 @@ Layout (contract; a change needs a new format number and a reader for the old on
     {store}/format.json                  format of the store, written once
     {store}/inspections/{digest}.json    ledger: content digests and checks of inputs
     {store}/imports/{sha256}.safetensors remote .pt checkpoints, rewritten once for lazy reading
+    {store}/plans/{sha256}.json          resolved recipes, given to tasks by reference
     {store}/shifts/{digest}/             collected layer inputs of one fine-tune
     {store}/merges/{digest}/{weight}/    merged update of one weight
     {store}/static/{digest}/             the merged checkpoint, before publication

@@ -1,0 +1,1 @@
+"""Prefect flows: the graph, nothing else."""

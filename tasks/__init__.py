@@ -1,0 +1,1 @@
+"""Prefect tasks: load a plan by reference, call one function of esm_core, return a reference."""

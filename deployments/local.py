@@ -1,0 +1,49 @@
+"""Running the merge flow in this process, on this machine's cores."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def configure_environment() -> None:
+    """Set what Prefect and the thread pools read when they are first imported.
+
+    Whatever the user has set stays. Prefect's files go to a folder of esmerge's own unless a Prefect
+    profile or server is configured; its console is quiet, since the command reports progress itself.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    defaults = {
+        "OMP_NUM_THREADS": os.environ.get("ESMERGE_THREADS", "1"),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "esm_core,esmerge",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
+    }
+    own_profile = Path.home() / ".prefect" / "profiles.toml"
+    configured = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE"} & set(os.environ)
+    if not configured and not own_profile.exists():
+        defaults["PREFECT_HOME"] = str(cache / "esmerge" / "prefect")
+        (cache / "esmerge").mkdir(parents=True, exist_ok=True)
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def run_merge(recipe: str, workers: int) -> str:
+    """Run the flow with ``workers`` tasks at a time; returns the URL of the version.
+
+    Raises
+    ------
+    EsmergeError
+        What the flow raised.
+    """
+    configure_environment()
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from flows.merge import merge
+
+    runner: Any = ThreadPoolTaskRunner(max_workers=workers)
+    url: str = merge.with_options(task_runner=runner)(recipe)
+    return url

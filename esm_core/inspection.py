@@ -1,0 +1,240 @@
+"""Inspection: what only contents can tell of each input: digests, NaN, updates that are zero.
+
+Noted in the store's ledger, so an unchanged input is read once.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from esm_core.checkpoints import VisionCheckpoint, open_checkpoint, vision_checkpoint, write_safetensors
+from esm_core.errors import raise_together
+from esm_core.images import choose_samples, open_images, samples_digest
+from esm_core.recipe import Recipe, TaskSpec
+from esm_core.storage import Location
+from esm_core.store import recall, remember
+from esm_core.weights import read_weight
+
+Lookup = Callable[[Location, str, dict[str, Any], Callable[[], dict[str, Any]]], dict[str, Any]]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class CheckpointFacts(_Facts):
+    """A checkpoint as it was inspected.
+
+    Attributes
+    ----------
+    url : str
+        As in the recipe.
+    weights : str
+        Where its weights are read from: ``url``, or its import in the store.
+    sha256 : str
+        Of the file.
+    tensors_sha256 : str
+        Of the vision tower's names, dtypes and values, whatever the file's format.
+    bytes : int
+    layout : str
+    """
+
+    url: str
+    weights: str
+    sha256: str
+    tensors_sha256: str
+    bytes: int
+    layout: str
+
+
+class ImagesFacts(_Facts):
+    """Labelled images: where they are, how many, and a digest of contents and labels."""
+
+    url: str
+    count: int
+    sha256: str
+
+
+class TaskFacts(_Facts):
+    """One task as it was inspected.
+
+    Attributes
+    ----------
+    proxies, proxies_sha256
+        Ids of the chosen proxy samples, in order, and a digest of their contents.
+    head_sha256 : str, optional
+        Of the linear head's file.
+    """
+
+    name: str
+    checkpoint: CheckpointFacts
+    proxies: list[str]
+    proxies_sha256: str
+    test: ImagesFacts | None = None
+    validation: ImagesFacts | None = None
+    head_sha256: str | None = None
+
+
+def inspect_base(recipe: Recipe) -> CheckpointFacts:
+    """Digest the base and check that every weight is finite.
+
+    Raises
+    ------
+    InputError
+        NaN or Inf in a weight of the vision tower.
+    """
+    return _base_facts(recipe, remember)
+
+
+def inspect_task(recipe: Recipe, name: str) -> TaskFacts:
+    """Digest everything of one task and check its update.
+
+    Raises
+    ------
+    InputError
+        NaN or Inf in a weight, an update that is zero everywhere, unreadable images or head.
+    """
+    return _task_facts(recipe, _spec(recipe, name), remember)
+
+
+class NotInspected(Exception):
+    """The ledger does not know an input (it is new or has changed)."""
+
+
+def recall_base(recipe: Recipe) -> CheckpointFacts:
+    """:func:`inspect_base` from the ledger alone; :class:`NotInspected` where it is silent."""
+    return _base_facts(recipe, _recall_only)
+
+
+def recall_task(recipe: Recipe, name: str) -> TaskFacts:
+    """:func:`inspect_task` from the ledger alone; :class:`NotInspected` where it is silent."""
+    return _task_facts(recipe, _spec(recipe, name), _recall_only)
+
+
+def _spec(recipe: Recipe, name: str) -> TaskSpec:
+    return next(spec for spec in recipe.tasks if spec.name == name)
+
+
+def _recall_only(
+    store: Location, kind: str, key: dict[str, Any], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    known = recall(store, kind, key)
+    if known is None:
+        raise NotInspected(kind)
+    return known
+
+
+def _base_facts(recipe: Recipe, lookup: Lookup) -> CheckpointFacts:
+    store = Location.parse(recipe.store)
+    location = open_checkpoint(Location.parse(recipe.base.checkpoint)).location
+
+    def compute() -> dict[str, Any]:
+        base = vision_checkpoint(open_checkpoint(location))
+        return _checked(base, base, store, "the base").model_dump()
+
+    known = lookup(store, "base", {"file": location.fingerprint()}, compute)
+    return CheckpointFacts.model_validate(known)
+
+
+def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
+    store = Location.parse(recipe.store)
+    location = open_checkpoint(Location.parse(spec.checkpoint)).location
+    origin = open_checkpoint(Location.parse(recipe.base.checkpoint)).location
+
+    def checkpoint() -> dict[str, Any]:
+        tuned, base = vision_checkpoint(open_checkpoint(location)), vision_checkpoint(open_checkpoint(origin))
+        return _checked(tuned, base, store, f"task {spec.name}").model_dump()
+
+    key = {"file": location.fingerprint(), "base": origin.fingerprint()}
+    facts: dict[str, Any] = {"name": spec.name, "checkpoint": lookup(store, "task", key, checkpoint)}
+    facts |= _proxy_facts(recipe, spec, lookup)
+    for field in ("test", "validation"):
+        url = getattr(spec, field)
+        if url is not None:
+            facts[field] = _images_facts(store, Location.parse(url), lookup)
+    if spec.head is not None:
+        head = Location.parse(spec.head)
+        known = lookup(store, "head", {"file": head.fingerprint()}, lambda: {"sha256": head.sha256()})
+        facts["head_sha256"] = known["sha256"]
+    return TaskFacts.model_validate(facts)
+
+
+def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, Any]:
+    source = open_images(Location.parse(spec.proxy))
+    store = Location.parse(recipe.store)
+
+    def compute() -> dict[str, Any]:
+        chosen = choose_samples(source.sample_ids(), recipe.samples, recipe.seed, source.location)
+        return {"proxies": chosen, "proxies_sha256": samples_digest(source.read(chosen))}
+
+    key = {"files": source.location.fingerprint(), "samples": recipe.samples, "seed": recipe.seed}
+    return lookup(store, "proxies", key, compute)
+
+
+def _images_facts(store: Location, location: Location, lookup: Lookup) -> dict[str, Any]:
+    def compute() -> dict[str, Any]:
+        source = open_images(location)
+        ids = source.sample_ids()
+        return {"url": location.url, "count": len(ids), "sha256": samples_digest(source.read_all())}
+
+    return lookup(store, "images", {"files": location.fingerprint()}, compute)
+
+
+def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, label: str) -> CheckpointFacts:
+    digest = hashlib.sha256()
+    broken, changed = [], False
+    for name in sorted(base.tensors):
+        tensor = read_weight(tuned, base, name)
+        if not torch.isfinite(tensor).all():
+            broken.append(name)
+        changed = changed or not torch.equal(tensor, base.read(name))
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    problems = []
+    if broken:
+        problems.append(
+            f"{label}: {tuned.location}: NaN or Inf in {len(broken)} weight(s): {', '.join(broken[:3])}. "
+            "The checkpoint is broken; export it again."
+        )
+    elif tuned is not base and not changed:
+        problems.append(
+            f"{label}: {tuned.location}: its update is zero: the vision tower equals the base's. "
+            "Give the fine-tuned checkpoint."
+        )
+    raise_together(problems)
+    sha256 = tuned.location.sha256()
+    return CheckpointFacts(
+        url=tuned.location.url,
+        weights=_readable(tuned, sha256, store).url,
+        sha256=sha256,
+        tensors_sha256=digest.hexdigest(),
+        bytes=tuned.location.size(),
+        layout=tuned.layout,
+    )
+
+
+def _readable(tuned: VisionCheckpoint, sha256: str, store: Location) -> Location:
+    """Where later stages read: a remote torch file would be downloaded whole for each layer."""
+    if tuned.location.is_local or tuned.lazy:
+        return tuned.location
+    imported = store / "imports" / f"{sha256}.safetensors"
+    if not imported.is_file():
+        write_safetensors(imported, dict(sorted(tuned.tensors.items())), tuned.read, None)
+    return imported
+
+
+def check_distinct(tasks: list[TaskFacts]) -> None:
+    """Refuse two tasks with identical updates, whatever their files' formats."""
+    seen: dict[str, str] = {}
+    problems = []
+    for task in tasks:
+        other = seen.setdefault(task.checkpoint.tensors_sha256, task.name)
+        if other != task.name:
+            problems.append(
+                f"tasks {other} and {task.name} have identical updates; remove one, or give the right "
+                "checkpoint."
+            )
+    raise_together(problems)

@@ -1,0 +1,59 @@
+"""Loading a published model: verified bytes to an open_clip model."""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+from PIL.Image import Image
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from esm_core.architecture import CONFIG_NAME, Architecture, full_model, preprocess
+from esm_core.artifacts import Manifest, open_version, read_verified
+from esm_core.static import WEIGHTS_NAME
+from esm_core.storage import Location
+
+
+class LoadedModel(NamedTuple):
+    """A published model.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The open_clip model in evaluation mode, on the CPU; ``model.encode_image(images)``.
+    preprocess : callable
+        PIL image → float32 ``[3, H, W]``.
+    manifest : dict
+    """
+
+    model: nn.Module
+    preprocess: Callable[[Image], Tensor]
+    manifest: Manifest
+
+
+def load(store: str, name: str, version: str | int = "latest") -> LoadedModel:
+    """Load a published model, every file's sha256 checked before a tensor is used.
+
+    Parameters
+    ----------
+    store : str
+        Store URL or path.
+    name : str
+        Artifact name.
+    version : str or int
+        ``latest``, a number, or a label such as ``v000012``.
+
+    Raises
+    ------
+    InputError
+        No such store, artifact or version.
+    IntegrityError
+        A file differs from what was published; the message names it.
+    """
+    found = open_version(Location.parse(store), name, version)
+    weights = f"model/{WEIGHTS_NAME}"
+    files = {path: read_verified(found, path) for path in found.manifest["files"] if path != weights}
+    config = json.loads(files[f"model/{CONFIG_NAME}"])
+    architecture = Architecture(name=name, **config)
+    model = full_model(architecture, load_safetensors(read_verified(found, weights)))
+    return LoadedModel(model, preprocess(architecture), found.manifest)

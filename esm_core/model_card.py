@@ -1,0 +1,73 @@
+"""The README.md of a published version, made from its manifest."""
+
+from collections.abc import Mapping
+from typing import Any
+
+METHOD_NAMES = {
+    "base": "Base",
+    "experts": "Experts",
+    "average": "Average",
+    "task_arithmetic": "Task Arithmetic",
+    "tsv_m": "TSV-M",
+    "iso_c": "Iso-C",
+    "esm": "ESM",
+}
+
+
+def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the accuracy table, in percent; the last rows are the mean and the normalised mean.
+
+    Normalised accuracy is a task's accuracy over its expert's, averaged over tasks, in percent.
+    """
+    methods = [method for method in METHOD_NAMES if method in accuracy]
+    tasks = sorted(accuracy["experts"]) if "experts" in accuracy else []
+    rows = [[task, *(f"{100 * accuracy[m][task]:.1f}" for m in methods)] for task in tasks]
+    if tasks:
+        means = [sum(accuracy[m].values()) / len(tasks) for m in methods]
+        rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means)])
+        rows.append(["normalised", *(f"{100 * value:.1f}" for value in normalised(accuracy, methods))])
+    return ["task", *(METHOD_NAMES[m] for m in methods)], rows
+
+
+def normalised(accuracy: Mapping[str, Mapping[str, float]], methods: list[str]) -> list[float]:
+    """Mean over tasks of accuracy over the expert's, per method; a task whose expert has 0 counts as 0."""
+    experts = accuracy["experts"]
+    return [
+        sum(accuracy[m][t] / experts[t] if experts[t] else 0.0 for t in experts) / len(experts)
+        for m in methods
+    ]
+
+
+def model_card(manifest: Mapping[str, Any], name: str) -> str:
+    """Markdown with the front matter that model hubs read."""
+    tasks = ", ".join(manifest["inputs"]["tasks"])
+    header, rows = accuracy_rows(manifest["metrics"]["accuracy"])
+    table = ""
+    if rows:
+        lines = [header, ["---"] * len(header), *rows]
+        table = "\n## Accuracy on the test images, in percent\n\n" + "\n".join(
+            "| " + " | ".join(line) + " |" for line in lines
+        )
+        table += "\n\n`normalised`: accuracy over the expert's, averaged over tasks.\n"
+    return f"""---
+library_name: open_clip
+tags: [model-merging, clip, esmerge]
+---
+
+# {name}
+
+One vision model merged from {len(manifest["inputs"]["tasks"])} fine-tunes ({tasks}) by Essential Subspace
+Merging with alpha {manifest["alpha"]}; nothing was trained.
+Text tower: {manifest["architecture"]["text_tower"]}.
+
+## Use
+
+```python
+import open_clip
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_TO_THIS_FOLDER/model")
+```
+
+or, with every checksum verified, `esm_core.load(store, "{name}")`.
+{table}
+Inputs, settings and checksums: `manifest.json`.
+"""

@@ -1,0 +1,217 @@
+"""The plan: a recipe with every input known by content, and the folder of every stage's output.
+
+A plan is a value: it holds references and digests, never tensors, and is sent to every task.
+"""
+
+import hashlib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from esm_core.architecture import Architecture
+from esm_core.checkpoints import TensorInfo
+from esm_core.errors import IntegrityError
+from esm_core.heads import head_identity
+from esm_core.inspection import CheckpointFacts, TaskFacts, check_distinct
+from esm_core.layers import layer_kind
+from esm_core.merge import merges_essentially
+from esm_core.methods import BASELINES
+from esm_core.recipe import CompareSpec, Recipe, TaskSpec
+from esm_core.stages import digest_of
+from esm_core.storage import Location
+from esm_core.survey import Survey
+
+Rule = Literal["essential", "tsv_m", "mean"]
+
+
+class PlannedTask(BaseModel):
+    """A task of the plan: what the recipe says and what inspection found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: TaskSpec
+    facts: TaskFacts
+    activation_source: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class Plan(BaseModel):
+    """Everything a merge does, resolved.
+
+    Attributes
+    ----------
+    tasks : list of PlannedTask
+        Sorted by name, so the order in the recipe does not matter, bit for bit.
+    rules : dict
+        Weight of the vision tower → how it is merged.
+    has_text : bool
+        Whether the base holds a text tower, which is then published unchanged.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe
+    architecture: Architecture
+    base: CheckpointFacts
+    base_activation_source: str
+    tasks: list[PlannedTask]
+    rules: dict[str, Rule]
+    has_text: bool
+
+    @property
+    def store(self) -> Location:
+        return Location.parse(self.recipe.store)
+
+    def task(self, name: str) -> PlannedTask:
+        return next(task for task in self.tasks if task.name == name)
+
+    @property
+    def decomposed(self) -> list[str]:
+        """Weights that are merged layer by layer (the others take the mean, in the last stage)."""
+        return sorted(weight for weight, rule in self.rules.items() if rule != "mean")
+
+    def expert_identity(self, name: str) -> dict[str, Any]:
+        """What determines a fine-tuned tower; the base's projection is part where its layout has none."""
+        checkpoint = self.task(name).facts.checkpoint
+        completed = self.base.sha256 if checkpoint.layout.startswith("HF") else None
+        return {"checkpoint": checkpoint.sha256, "projection": completed}
+
+    def shift_identity(self, name: str) -> dict[str, Any]:
+        """What determines the collected inputs of a task."""
+        facts = self.task(name).facts
+        return {
+            **self.expert_identity(name),
+            "architecture": self.architecture.identity,
+            "proxies": facts.proxies_sha256,
+            "collect": self.recipe.collect.model_dump(mode="json"),
+        }
+
+    def shift_folder(self, name: str) -> Location:
+        return self.store / "shifts" / digest_of("shifts", self.shift_identity(name))
+
+    @property
+    def merge_digest(self) -> str:
+        inputs = {t.name: [t.facts.checkpoint.sha256, self.shift_folder(t.name).name] for t in self.tasks}
+        identity = {
+            "base": self.base.sha256,
+            "tasks": inputs,
+            "method": self.recipe.method.model_dump(mode="json", exclude={"inter_layer"}),
+            "fuse": self.recipe.fuse.model_dump(mode="json"),
+        }
+        return digest_of("merge", identity)
+
+    def layer_folder(self, weight: str) -> Location:
+        return self.store / "merges" / self.merge_digest / weight
+
+    @property
+    def static_folder(self) -> Location:
+        identity = {
+            "merge": self.merge_digest,
+            "alpha": self.recipe.alpha,
+            "inter_layer": self.recipe.method.inter_layer,
+            "model_cfg": self.architecture.model_cfg,
+            "preprocess": self.architecture.preprocess_cfg,
+            "has_text": self.has_text,
+        }
+        return self.store / "static" / digest_of("static", identity)
+
+    def baseline_identity(self, spec: CompareSpec) -> dict[str, Any]:
+        """What determines a baseline's weights."""
+        return {
+            "base": self.base.sha256,
+            "tasks": {task.name: task.facts.checkpoint.sha256 for task in self.tasks},
+            "method": spec.method,
+            "coefficient": spec.coefficient or BASELINES[spec.method].coefficient,
+        }
+
+    def evaluation(self, model: dict[str, Any], name: str) -> Location:
+        """Where the accuracy of ``model`` (its identity) on a task's test images is kept."""
+        task = self.task(name)
+        assert task.facts.test is not None
+        identity = {
+            "model": model,
+            "architecture": self.architecture.identity,
+            "test": task.facts.test.sha256,
+            "head": task.facts.head_sha256 or {"base": self.base.sha256, **head_identity(task.spec)},
+            "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+        }
+        return self.store / "evaluations" / f"{digest_of('evaluation', identity)}.json"
+
+    @property
+    def evaluated(self) -> list[str]:
+        """Names of the tasks that have labelled test images."""
+        return [task.name for task in self.tasks if task.facts.test is not None]
+
+    @property
+    def identity(self) -> str:
+        """sha256 over everything that determines a published version; equal means up to date."""
+        heads = {t.name: [t.facts.head_sha256, head_identity(t.spec)] for t in self.tasks}
+        tests = {t.name: t.facts.test.sha256 for t in self.tasks if t.facts.test is not None}
+        identity = {
+            "static": self.static_folder.name,
+            "heads": heads,
+            "tests": tests,
+            "compare": [self.baseline_identity(spec) for spec in self.recipe.compare],
+        }
+        return digest_of("artifact", identity)
+
+
+def make_plan(found: Survey, base: CheckpointFacts, tasks: list[TaskFacts]) -> Plan:
+    """Put the survey and the inspections of every input together.
+
+    Raises
+    ------
+    InputError
+        Two tasks with identical updates.
+    """
+    check_distinct(tasks)
+    specs = {spec.name: spec for spec in found.recipe.tasks}
+    planned = [
+        PlannedTask(
+            spec=specs[facts.name], facts=facts, activation_source=found.tasks[facts.name].activation_source
+        )
+        for facts in sorted(tasks, key=lambda facts: facts.name)
+    ]
+    return Plan(
+        recipe=found.recipe,
+        architecture=found.architecture,
+        base=base,
+        base_activation_source=found.base.activation_source,
+        tasks=planned,
+        rules={name: _rule(name, info) for name, info in sorted(found.base.tower.tensors.items())},
+        has_text=bool(found.text),
+    )
+
+
+def _rule(weight: str, info: TensorInfo) -> Rule:
+    if merges_essentially(weight):
+        return "essential"
+    if len(info.shape) == 2 or layer_kind(weight) is not None:
+        return "tsv_m"
+    return "mean"
+
+
+def save_plan(plan: Plan) -> str:
+    """Keep a plan in its store, under its own digest; returns the URL that tasks are given."""
+    content = plan.model_dump_json().encode()
+    location = plan.store / "plans" / f"{hashlib.sha256(content).hexdigest()}.json"
+    location.write_bytes(content)
+    return location.url
+
+
+def load_plan(url: str) -> Plan:
+    """Read what :func:`save_plan` kept, its digest verified.
+
+    Raises
+    ------
+    IntegrityError
+        The file is not what was saved.
+    """
+    location = Location.parse(url)
+    content = location.read_bytes()
+    if hashlib.sha256(content).hexdigest() != location.name.removesuffix(".json"):
+        raise IntegrityError(f"{location}: is damaged. Delete it and run again.")
+    return Plan.model_validate_json(content)

@@ -1,0 +1,117 @@
+"""What a merge would do, before it does it: sizes, costs, and what is already in the store."""
+
+import time
+from typing import Any
+
+import torch
+
+from esm_core.inspection import NotInspected, recall_base, recall_task
+from esm_core.layers import layer_kind
+from esm_core.merge import merges_essentially
+from esm_core.plan import Plan, make_plan
+from esm_core.publish import up_to_date
+from esm_core.stages import is_complete
+from esm_core.survey import Survey
+
+_DOUBLE = 8
+
+
+def recall_plan(found: Survey) -> Plan | None:
+    """The plan, if every input is known to the ledger from an earlier run; reads no content."""
+    try:
+        facts = [recall_task(found.recipe, spec.name) for spec in found.recipe.tasks]
+        return make_plan(found, recall_base(found.recipe), facts)
+    except NotInspected:
+        return None
+
+
+def preview(found: Survey) -> dict[str, Any]:
+    """The plan as JSON values: inputs with sizes, stages with what is cached, estimates.
+
+    ``cached`` is null where an input has not been inspected yet, so nothing is known of it.
+    """
+    plan = recall_plan(found)
+    recipe = found.recipe
+    tasks = {
+        spec.name: {
+            "checkpoint": spec.checkpoint,
+            "bytes": found.tasks[spec.name].tower.location.size(),
+            "layout": found.tasks[spec.name].tower.layout,
+            "activation_source": found.tasks[spec.name].activation_source,
+            "ignored_tensors": len(found.tasks[spec.name].tower.ignored),
+            "proxy_images": len(found.proxies[spec.name]),
+            "collected": is_complete(plan.shift_folder(spec.name)) if plan else None,
+        }
+        for spec in sorted(recipe.tasks, key=lambda spec: spec.name)
+    }
+    current = up_to_date(plan) if plan else None
+    weights = {name: info.shape for name, info in found.base.tower.tensors.items()}
+    matrices = [name for name, shape in weights.items() if len(shape) == 2]
+    return {
+        "name": recipe.name,
+        "store": recipe.store,
+        "architecture": found.architecture.name,
+        "activation": found.architecture.activation,
+        "text_tower": "from the base" if found.text else "placeholder (the base has none)",
+        "tasks": tasks,
+        "weights": {
+            "essential": sum(map(merges_essentially, weights)),
+            "tsv_m": len(matrices) - sum(map(merges_essentially, weights)),
+            "mean": len(weights) - len(matrices),
+        },
+        "layers_merged": sum(is_complete(plan.layer_folder(w)) for w in plan.decomposed) if plan else None,
+        "static_done": is_complete(plan.static_folder) if plan else None,
+        "up_to_date": current.label if current else None,
+        "estimates": _estimates(found),
+    }
+
+
+def _estimates(found: Survey) -> dict[str, float]:
+    recipe, tensors = found.recipe, found.base.tower.tensors
+    count = len(recipe.tasks)
+    tokens = recipe.samples * tensors["visual.positional_embedding"].shape[0]
+    parameters = sum(int(torch.Size(info.shape).numel()) for info in tensors.values())
+    shift_bytes = collect_flops = merge_flops = peak = 0.0
+    for name, info in tensors.items():
+        kind = layer_kind(name)
+        if kind in recipe.collect.layers:
+            width = info.shape[1]
+            shift_bytes += _DOUBLE * min(tokens, width) * width
+            collect_flops += 4.0 * tokens * width**2
+        if kind is not None:
+            flops, memory = _layer_cost(info.shape[0], info.shape[1], tokens, count)
+            merge_flops += flops
+            peak = max(peak, memory)
+    collect_flops += 2.0 * parameters * tokens
+    rate = _measured_rate()
+    return {
+        "checkpoint_bytes": sum(t.tower.location.size() for t in found.tasks.values()),
+        "shift_store_bytes": count * shift_bytes,
+        "merge_store_bytes": float(_DOUBLE * parameters),
+        "peak_memory_bytes_per_worker": max(peak, 3.0 * 4 * parameters),
+        "core_seconds": (count * collect_flops + merge_flops) / rate,
+    }
+
+
+def _layer_cost(rows_out: int, width: int, tokens: int, count: int) -> tuple[float, float]:
+    """Flops and bytes of decomposing and fusing one layer (dense float64 operation counts)."""
+    factor_rows = min(tokens, width)
+    small = min(factor_rows, rows_out)
+    kept = count * min(max(1, rows_out // count), small)
+    per_task = 2.0 * factor_rows * width * rows_out + 12.0 * small**3 + 4.0 * rows_out * small * small
+    side_e, side_c = min(rows_out, kept), min(width, kept)
+    fuse = 10.0 * (side_e**3 + side_c**3) + 8.0 * kept * (rows_out * side_e + width * side_c)
+    memory = _DOUBLE * (4.0 * kept * (rows_out + width) + 3.0 * factor_rows * (width + rows_out))
+    return count * per_task + fuse, memory
+
+
+def _measured_rate() -> float:
+    """Float64 matrix-product flops per second of one thread here, from a tenth of a second of work."""
+    torch.set_num_threads(1)
+    matrix = torch.ones(384, 384, dtype=torch.float64)
+    matrix @ matrix
+    started, repeats = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.1:
+        matrix @ matrix
+        repeats += 1
+    return repeats * 2 * 384**3 / (time.perf_counter() - started)

@@ -1,0 +1,121 @@
+"""Publication of a merge: what goes into the artifact, and whether it is already there."""
+
+import importlib.metadata
+import json
+from typing import Any
+
+from esm_core.architecture import CONFIG_NAME
+from esm_core.artifacts import (
+    Manifest,
+    Version,
+    Writer,
+    bytes_writer,
+    copy_writer,
+    open_version,
+    publish_version,
+    verify_version,
+    version_numbers,
+)
+from esm_core.checkpoints import open_checkpoint
+from esm_core.errors import IntegrityError
+from esm_core.evaluate import Accuracy
+from esm_core.model_card import model_card
+from esm_core.plan import Plan
+from esm_core.static import WEIGHTS_NAME, static_facts
+from esm_core.storage import Location
+
+LIBRARIES = ("esmerge", "torch", "open_clip_torch", "safetensors", "zarr", "numpy", "pillow")
+
+
+def up_to_date(plan: Plan) -> Version | None:
+    """The latest version, if it was published from exactly this plan and its files are intact."""
+    name = plan.recipe.name
+    if not version_numbers(plan.store, name):
+        return None
+    try:
+        version = open_version(plan.store, name)
+        if version.manifest.get("identity") != plan.identity:
+            return None
+        verify_version(version)
+    except IntegrityError:
+        return None
+    return version
+
+
+def publish(plan: Plan, accuracy: Accuracy) -> Version:
+    """Publish the merged checkpoint, the heads and the model card; commit with the manifest.
+
+    Raises
+    ------
+    IntegrityError
+        The merged checkpoint is not the one its marker names. Nothing is committed then.
+    """
+    facts = static_facts(plan)
+    previous = version_numbers(plan.store, plan.recipe.name)
+    content = _manifest(plan, accuracy, facts, previous[-1] if previous else None)
+    files: dict[str, Writer] = {
+        f"model/{WEIGHTS_NAME}": _checked_copy(plan.static_folder / WEIGHTS_NAME, facts["sha256"]),
+        f"model/{CONFIG_NAME}": copy_writer(plan.static_folder / CONFIG_NAME),
+        "README.md": bytes_writer(model_card(content, plan.recipe.name).encode()),
+    }
+    for task in plan.tasks:
+        if task.spec.head is not None:
+            head = open_checkpoint(Location.parse(task.spec.head)).location
+            assert task.facts.head_sha256 is not None
+            files[f"heads/{task.name}.safetensors"] = _checked_copy(head, task.facts.head_sha256)
+    return publish_version(plan.store, plan.recipe.name, files, lambda number: content)
+
+
+def _checked_copy(source: Location, sha256: str) -> Writer:
+    write = copy_writer(source)
+
+    def checked(stream: Any) -> None:
+        write(stream)
+        if stream.digest.hexdigest() != sha256:
+            raise IntegrityError(
+                f"{source}: is not the file it was when the merge began (sha256 differs). Delete "
+                f"{source.parent} if it is in the store, and run again."
+            )
+
+    return checked
+
+
+def _manifest(plan: Plan, accuracy: Accuracy, facts: dict[str, Any], parent: int | None) -> Manifest:
+    tasks = {}
+    for task in plan.tasks:
+        checkpoint = task.facts.checkpoint
+        tasks[task.name] = {
+            "checkpoint": checkpoint.model_dump(exclude={"weights"}),
+            "activation_source": task.activation_source,
+            "proxies": {
+                "url": task.spec.proxy,
+                "samples": task.facts.proxies,
+                "sha256": task.facts.proxies_sha256,
+                "shifts": plan.shift_folder(task.name).name,
+            },
+            "test": task.facts.test.model_dump() if task.facts.test else None,
+            "validation": task.facts.validation.model_dump() if task.facts.validation else None,
+        }
+    manifest = {
+        "identity": plan.identity,
+        "parent": parent,
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "architecture": {
+            "name": plan.architecture.name,
+            "activation": plan.architecture.activation,
+            "preprocess": plan.architecture.preprocess_cfg,
+            "text_tower": "from the base" if plan.has_text else "placeholder (the base has none)",
+        },
+        "inputs": {
+            "base": {
+                "checkpoint": plan.base.model_dump(exclude={"weights"}),
+                "activation_source": plan.base_activation_source,
+            },
+            "tasks": tasks,
+        },
+        "alpha": plan.recipe.alpha,
+        "layer_scales": facts["layer_scales"],
+        "metrics": {"accuracy": accuracy},
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    return dict(json.loads(json.dumps(manifest)))

@@ -1,0 +1,89 @@
+"""The last numerical stage: inter-layer scaling, α, and the merged checkpoint, tensor by tensor."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esm_core.architecture import CONFIG_NAME, Architecture, empty_model
+from esm_core.checkpoints import TensorInfo, open_checkpoint, text_checkpoint, write_safetensors
+from esm_core.layer_merges import open_updates, read_update, update_norms
+from esm_core.methods import average
+from esm_core.methods.esm import layer_scales
+from esm_core.plan import Plan
+from esm_core.stages import is_complete, read_marker, write_marker
+from esm_core.storage import Location
+from esm_core.weights import open_tower
+
+WEIGHTS_NAME = "open_clip_model.safetensors"
+
+_PLACEHOLDER_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
+
+
+def publishable_config(architecture: Architecture, has_text: bool) -> dict[str, Any]:
+    """The ``open_clip_config.json`` of the merged model.
+
+    open_clip loads full models only, so a base without text tower is published with a tiny one whose
+    weights are zero: its text features are zero, and nobody can take them for trained ones.
+    """
+    model_cfg = dict(architecture.model_cfg)
+    if not has_text:
+        model_cfg["text_cfg"] = dict(_PLACEHOLDER_TEXT)
+        model_cfg.pop("custom_text", None)
+    return {"model_cfg": model_cfg, "preprocess_cfg": architecture.preprocess_cfg}
+
+
+def finish(plan: Plan) -> Location:
+    """Write the merged checkpoint; at once where it is already there.
+
+    ``W = W0 + α β_l M_l`` for essential weights, ``W0 + β_l M_l`` for TSV-M weights and ``W0 +`` the mean
+    update for the rest (paper, section 3.4), in the base's dtypes. Holds one weight at a time.
+
+    Returns
+    -------
+    Location
+        The folder; its marker holds β, sizes and the sha256 of each file.
+    """
+    folder = plan.static_folder
+    if is_complete(folder):
+        return folder
+    scales = layer_scales(update_norms(plan), plan.recipe.method)
+    config = publishable_config(plan.architecture, plan.has_text)
+    published = plan.architecture.model_copy(update={"model_cfg": config["model_cfg"]})
+    text = text_checkpoint(open_checkpoint(Location.parse(plan.base.url)))
+    base = open_tower(Location.parse(plan.base.weights))
+    tensors = {
+        name: TensorInfo(tuple(tensor.shape), tensor.dtype)
+        for name, tensor in empty_model(published).state_dict().items()
+    }
+    tensors |= dict(text.tensors) | dict(base.tensors)
+
+    def read(name: str) -> Tensor:
+        if name in base.tensors:
+            return merged_weight(plan, name, scales).to(base.tensors[name].dtype)
+        if name in text.tensors:
+            kept: Tensor = text.read(name)
+            return kept
+        return torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
+
+    size, sha256 = write_safetensors(folder / WEIGHTS_NAME, dict(sorted(tensors.items())), read, None)
+    content = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    (folder / CONFIG_NAME).write_bytes(content)
+    write_marker(folder, {"sha256": sha256, "bytes": size, "layer_scales": scales})
+    return folder
+
+
+def merged_weight(plan: Plan, weight: str, scales: dict[str, float]) -> Tensor:
+    """One weight of the merged tower, float64."""
+    base = open_tower(Location.parse(plan.base.weights)).read(weight).to(torch.float64)
+    rule = plan.rules[weight]
+    if rule == "mean":
+        return base + average.merge_weight(open_updates(plan, weight))
+    alpha = plan.recipe.alpha if rule == "essential" else 1.0
+    return base + (alpha * scales[weight]) * read_update(plan, weight)
+
+
+def static_facts(plan: Plan) -> dict[str, Any]:
+    """What the marker of the merged checkpoint says: ``sha256``, ``bytes``, ``layer_scales``."""
+    return read_marker(plan.static_folder)

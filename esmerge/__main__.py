@@ -1,0 +1,5 @@
+"""Runs the command as ``python -m esmerge``."""
+
+from esmerge.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""The tasks of the static merge, in the order they run."""
+
+import logging
+import time
+
+from prefect import task
+
+from esm_core.evaluate import EvaluationJob, accuracy, evaluate
+from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
+from esm_core.layer_merges import merge_one
+from esm_core.plan import load_plan, make_plan, save_plan
+from esm_core.publish import publish
+from esm_core.recipe import Recipe
+from esm_core.stage_collect import collect_task
+from esm_core.static import finish
+from esm_core.storage import Location
+from esm_core.store import prepare_store
+from esm_core.survey import survey
+from tasks.options import OPTIONS, log_name, set_threads
+
+log = logging.getLogger(log_name)
+
+
+@task(name="survey", **OPTIONS)
+def survey_inputs(recipe: Recipe) -> None:
+    """Check headers and listings of every input, and that the store can be written."""
+    prepare_store(Location.parse(recipe.store))
+    survey(recipe)
+    log.info("surveyed %d fine-tunes", len(recipe.tasks))
+
+
+@task(name="inspect-base", **OPTIONS)
+def inspect_the_base(recipe: Recipe) -> CheckpointFacts:
+    set_threads()
+    return inspect_base(recipe)
+
+
+@task(name="inspect", task_run_name="inspect-{name}", **OPTIONS)
+def inspect_one(recipe: Recipe, name: str) -> TaskFacts:
+    set_threads()
+    facts = inspect_task(recipe, name)
+    log.info("inspected %s", name)
+    return facts
+
+
+@task(name="plan", **OPTIONS)
+def plan_merge(recipe: Recipe, base: CheckpointFacts, tasks: list[TaskFacts]) -> str:
+    return save_plan(make_plan(survey(recipe), base, tasks))
+
+
+@task(name="collect", task_run_name="collect-{name}", **OPTIONS)
+def collect(plan_url: str, name: str) -> str:
+    set_threads()
+    started = time.monotonic()
+    folder = collect_task(load_plan(plan_url), name)
+    log.info("collected %s (%.1f s)", name, time.monotonic() - started)
+    return folder.url
+
+
+@task(name="merge-layer", task_run_name="merge-{weight}", **OPTIONS)
+def merge_layer(plan_url: str, weight: str) -> str:
+    set_threads()
+    started = time.monotonic()
+    folder = merge_one(load_plan(plan_url), weight)
+    log.info("merged %s (%.1f s)", weight, time.monotonic() - started)
+    return folder.url
+
+
+@task(name="finish", **OPTIONS)
+def finish_weights(plan_url: str) -> str:
+    set_threads()
+    folder = finish(load_plan(plan_url))
+    log.info("wrote the merged checkpoint")
+    return folder.url
+
+
+@task(name="evaluate", task_run_name="evaluate-{job.label}", **OPTIONS)
+def evaluate_model(plan_url: str, job: EvaluationJob) -> None:
+    set_threads()
+    evaluate(load_plan(plan_url), job)
+    log.info("evaluated %s", job.label)
+
+
+@task(name="publish", **OPTIONS)
+def publish_version(plan_url: str) -> str:
+    set_threads()
+    plan = load_plan(plan_url)
+    version = publish(plan, accuracy(plan))
+    log.info("published %s %s", plan.recipe.name, version.label)
+    return version.folder.url
