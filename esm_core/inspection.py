@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from esm_core.checkpoints import VisionCheckpoint, open_checkpoint, vision_checkpoint, write_safetensors
+from esm_core.checkpoints import (
+    VisionCheckpoint,
+    open_checkpoint,
+    resolve_checkpoint,
+    vision_checkpoint,
+    write_safetensors,
+)
 from esm_core.errors import raise_together
 from esm_core.images import choose_samples, open_images, samples_digest
 from esm_core.recipe import Recipe, TaskSpec
@@ -129,7 +135,7 @@ def _recall_only(
 
 def _base_facts(recipe: Recipe, lookup: Lookup) -> CheckpointFacts:
     store = Location.parse(recipe.store)
-    location = open_checkpoint(Location.parse(recipe.base.checkpoint)).location
+    location = resolve_checkpoint(Location.parse(recipe.base.checkpoint))
 
     def compute() -> dict[str, Any]:
         base = vision_checkpoint(open_checkpoint(location))
@@ -141,8 +147,8 @@ def _base_facts(recipe: Recipe, lookup: Lookup) -> CheckpointFacts:
 
 def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
     store = Location.parse(recipe.store)
-    location = open_checkpoint(Location.parse(spec.checkpoint)).location
-    origin = open_checkpoint(Location.parse(recipe.base.checkpoint)).location
+    location = resolve_checkpoint(Location.parse(spec.checkpoint))
+    origin = resolve_checkpoint(Location.parse(recipe.base.checkpoint))
 
     def checkpoint() -> dict[str, Any]:
         tuned, base = vision_checkpoint(open_checkpoint(location)), vision_checkpoint(open_checkpoint(origin))

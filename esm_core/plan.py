@@ -38,6 +38,41 @@ class PlannedTask(BaseModel):
         return self.spec.name
 
 
+class Outline(BaseModel):
+    """What a survey found, as far as a plan needs it: a value without open files.
+
+    Attributes
+    ----------
+    rules : dict
+        Weight of the vision tower → how it is merged.
+    has_text : bool
+        Whether the base holds a text tower, which is then published unchanged.
+    activation_sources : dict
+        Task → how its activation function is known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe
+    architecture: Architecture
+    rules: dict[str, Rule]
+    has_text: bool
+    base_activation_source: str
+    activation_sources: dict[str, str]
+
+
+def outline(found: Survey) -> Outline:
+    """The outline of a survey."""
+    return Outline(
+        recipe=found.recipe,
+        architecture=found.architecture,
+        rules={name: _rule(name, info) for name, info in sorted(found.base.tower.tensors.items())},
+        has_text=bool(found.text),
+        base_activation_source=found.base.activation_source,
+        activation_sources={name: task.activation_source for name, task in found.tasks.items()},
+    )
+
+
 class Plan(BaseModel):
     """Everything a merge does, resolved.
 
@@ -45,10 +80,8 @@ class Plan(BaseModel):
     ----------
     tasks : list of PlannedTask
         Sorted by name, so the order in the recipe does not matter, bit for bit.
-    rules : dict
-        Weight of the vision tower → how it is merged.
-    has_text : bool
-        Whether the base holds a text tower, which is then published unchanged.
+    rules, has_text
+        As in :class:`Outline`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -159,8 +192,8 @@ class Plan(BaseModel):
         return digest_of("artifact", identity)
 
 
-def make_plan(found: Survey, base: CheckpointFacts, tasks: list[TaskFacts]) -> Plan:
-    """Put the survey and the inspections of every input together.
+def make_plan(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) -> Plan:
+    """Put the outline and the inspections of every input together.
 
     Raises
     ------
@@ -171,7 +204,9 @@ def make_plan(found: Survey, base: CheckpointFacts, tasks: list[TaskFacts]) -> P
     specs = {spec.name: spec for spec in found.recipe.tasks}
     planned = [
         PlannedTask(
-            spec=specs[facts.name], facts=facts, activation_source=found.tasks[facts.name].activation_source
+            spec=specs[facts.name],
+            facts=facts,
+            activation_source=found.activation_sources[facts.name],
         )
         for facts in sorted(tasks, key=lambda facts: facts.name)
     ]
@@ -179,10 +214,10 @@ def make_plan(found: Survey, base: CheckpointFacts, tasks: list[TaskFacts]) -> P
         recipe=found.recipe,
         architecture=found.architecture,
         base=base,
-        base_activation_source=found.base.activation_source,
+        base_activation_source=found.base_activation_source,
         tasks=planned,
-        rules={name: _rule(name, info) for name, info in sorted(found.base.tower.tensors.items())},
-        has_text=bool(found.text),
+        rules=found.rules,
+        has_text=found.has_text,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
-from esm_core.plan import Plan, make_plan
+from esm_core.plan import Plan, make_plan, outline
 from esm_core.publish import up_to_date
 from esm_core.stages import is_complete
 from esm_core.survey import Survey
@@ -20,7 +20,7 @@ def recall_plan(found: Survey) -> Plan | None:
     """The plan, if every input is known to the ledger from an earlier run; reads no content."""
     try:
         facts = [recall_task(found.recipe, spec.name) for spec in found.recipe.tasks]
-        return make_plan(found, recall_base(found.recipe), facts)
+        return make_plan(outline(found), recall_base(found.recipe), facts)
     except NotInspected:
         return None
 

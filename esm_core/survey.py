@@ -12,8 +12,8 @@ from esm_core.checkpoints import (
     TensorInfo,
     VisionCheckpoint,
     activation_evidence,
-    full_tensors,
     open_checkpoint,
+    text_checkpoint,
     vision_checkpoint,
 )
 from esm_core.errors import InputError, raise_together
@@ -136,7 +136,7 @@ def _survey_base(
     with _gather(problems, "base"):
         checkpoint = open_checkpoint(Location.parse(spec.checkpoint))
         base = _open(spec.checkpoint, spec.activation, architecture)
-        text = full_tensors(checkpoint)
+        text = text_checkpoint(checkpoint).tensors
     if base is not None and architecture is not None:
         with _gather(problems, "base"):
             problems.extend(f"base: {p}" for p in _compare_architecture(architecture, base.tower, text))

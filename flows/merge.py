@@ -29,11 +29,11 @@ def merge(recipe: str) -> str:
     """
     loaded = load_recipe(recipe)
     names = [spec.name for spec in loaded.tasks]
-    tasks.survey_inputs(loaded)
+    found = tasks.survey_inputs(loaded)
     base = tasks.inspect_the_base(loaded)
     inspections = tasks.inspect_one.map(unmapped(loaded), names)
     facts = gather("inspecting", dict(zip(names, inspections, strict=True)))
-    plan_url = tasks.plan_merge(loaded, base, facts)
+    plan_url = tasks.plan_merge(found, base, facts)
     plan = load_plan(plan_url)
     current = up_to_date(plan)
     if current is not None:

@@ -8,7 +8,7 @@ from prefect import task
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate
 from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
-from esm_core.plan import load_plan, make_plan, save_plan
+from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
 from esm_core.stage_collect import collect_task
@@ -22,11 +22,12 @@ log = logging.getLogger(log_name)
 
 
 @task(name="survey", **OPTIONS)
-def survey_inputs(recipe: Recipe) -> None:
+def survey_inputs(recipe: Recipe) -> Outline:
     """Check headers and listings of every input, and that the store can be written."""
     prepare_store(Location.parse(recipe.store))
-    survey(recipe)
+    found = outline(survey(recipe))
     log.info("surveyed %d fine-tunes", len(recipe.tasks))
+    return found
 
 
 @task(name="inspect-base", **OPTIONS)
@@ -44,8 +45,8 @@ def inspect_one(recipe: Recipe, name: str) -> TaskFacts:
 
 
 @task(name="plan", **OPTIONS)
-def plan_merge(recipe: Recipe, base: CheckpointFacts, tasks: list[TaskFacts]) -> str:
-    return save_plan(make_plan(survey(recipe), base, tasks))
+def plan_merge(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) -> str:
+    return save_plan(make_plan(found, base, tasks))
 
 
 @task(name="collect", task_run_name="collect-{name}", **OPTIONS)

@@ -12,9 +12,12 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from services import esmerge, prefect_server, s3
 
 from esm_core.architecture import Architecture, load_architecture, tower_shapes
 from esm_core.storage import Location
+
+__all__ = ["esmerge", "prefect_server", "s3"]
 
 torch.set_num_threads(1)
 
@@ -86,9 +89,7 @@ def build_world(root: Path, tasks: tuple[str, ...] = ("cats", "dogs", "maps"), t
         if test:
             for number in range(6):
                 write_image(root / name / "test" / f"class{number % CLASSES}" / f"{number}.png", seed=number)
-            save_file(
-                {"weight": change["visual.proj"][:CLASSES].clone()}, root / f"{name}-head.safetensors"
-            )
+            save_file({"weight": change["visual.proj"][:CLASSES].clone()}, root / f"{name}-head.safetensors")
             spec |= {"test": f"{name}/test", "head": f"{name}-head.safetensors"}
         specs.append(spec)
     world.recipe = {
