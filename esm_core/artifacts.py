@@ -173,7 +173,7 @@ def copy_writer(source: Location) -> Writer:
 
     def write(stream: IO[bytes]) -> None:
         with source.open() as original:
-            while piece := original.read(8 * 1024**2):
+            while piece := original.read(1024**2):
                 stream.write(piece)
 
     return write

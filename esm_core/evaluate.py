@@ -13,14 +13,14 @@ from esm_core.errors import InputError
 from esm_core.heads import linear_head, predictions, zero_shot_head
 from esm_core.images import open_images
 from esm_core.images.batches import image_batches
-from esm_core.layer_merges import open_updates
+from esm_core.layer_merges import open_towers
 from esm_core.methods import BASELINES
 from esm_core.plan import Plan
 from esm_core.recipe import CompareSpec
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.static import WEIGHTS_NAME
 from esm_core.storage import Location
-from esm_core.weights import open_tower, read_weight
+from esm_core.weights import Updates, open_tower, read_weight
 
 Accuracy = dict[str, dict[str, float]]
 
@@ -115,9 +115,9 @@ def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
     spec = _compared(plan, job.method)
     baseline = BASELINES[spec.method]
     coefficient = spec.coefficient or baseline.coefficient
-    tensors = {}
+    tensors, towers = {}, open_towers(plan)
     for name, info in base.tensors.items():
-        update = baseline.merge_weight(open_updates(plan, name))
+        update = baseline.merge_weight(Updates(towers, name))
         tensors[name] = (base.read(name).to(torch.float64) + coefficient * update).to(info.dtype)
     return tensors
 

@@ -13,14 +13,13 @@ from esm_core.plan import Plan
 from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
-from esm_core.weights import Updates, open_tower
+from esm_core.weights import Towers, Updates, open_tower
 
 
-def open_updates(plan: Plan, weight: str, device: str = "cpu") -> Updates:
-    """The tasks' updates of one weight, in the plan's order, lazily."""
-    base = open_tower(Location.parse(plan.base.weights))
+def open_towers(plan: Plan) -> Towers:
+    """The base and the fine-tunes of a plan, headers only."""
     tuned = [open_tower(Location.parse(task.facts.checkpoint.weights)) for task in plan.tasks]
-    return Updates(base, tuned, weight, device)
+    return Towers(open_tower(Location.parse(plan.base.weights)), tuned)
 
 
 def merge_one(plan: Plan, weight: str) -> Location:
@@ -39,7 +38,7 @@ def merge_one(plan: Plan, weight: str) -> Location:
     if is_complete(folder):
         return folder
     device = plan.recipe.fuse.device
-    updates = open_updates(plan, weight, device)
+    updates = Updates(open_towers(plan), weight, device)
     facts: dict[str, Any] = {"rule": plan.rules[weight]}
     if plan.rules[weight] == "essential":
         pairs = (

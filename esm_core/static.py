@@ -8,13 +8,13 @@ from torch import Tensor
 
 from esm_core.architecture import CONFIG_NAME, Architecture, empty_model
 from esm_core.checkpoints import TensorInfo, open_checkpoint, text_checkpoint, write_safetensors
-from esm_core.layer_merges import open_updates, read_update, update_norms
+from esm_core.layer_merges import open_towers, read_update, update_norms
 from esm_core.methods import average
 from esm_core.methods.esm import layer_scales
 from esm_core.plan import Plan
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
-from esm_core.weights import open_tower
+from esm_core.weights import Towers, Updates
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 
@@ -52,7 +52,8 @@ def finish(plan: Plan) -> Location:
     config = publishable_config(plan.architecture, plan.has_text)
     published = plan.architecture.model_copy(update={"model_cfg": config["model_cfg"]})
     text = text_checkpoint(open_checkpoint(Location.parse(plan.base.url)))
-    base = open_tower(Location.parse(plan.base.weights))
+    towers = open_towers(plan)
+    base = towers.base
     tensors = {
         name: TensorInfo(tuple(tensor.shape), tensor.dtype)
         for name, tensor in empty_model(published).state_dict().items()
@@ -61,7 +62,7 @@ def finish(plan: Plan) -> Location:
 
     def read(name: str) -> Tensor:
         if name in base.tensors:
-            return merged_weight(plan, name, scales).to(base.tensors[name].dtype)
+            return merged_weight(plan, towers, name, scales).to(base.tensors[name].dtype)
         if name in text.tensors:
             kept: Tensor = text.read(name)
             return kept
@@ -74,12 +75,12 @@ def finish(plan: Plan) -> Location:
     return folder
 
 
-def merged_weight(plan: Plan, weight: str, scales: dict[str, float]) -> Tensor:
+def merged_weight(plan: Plan, towers: Towers, weight: str, scales: dict[str, float]) -> Tensor:
     """One weight of the merged tower, float64."""
-    base = open_tower(Location.parse(plan.base.weights)).read(weight).to(torch.float64)
+    base = towers.base.read(weight).to(torch.float64)
     rule = plan.rules[weight]
     if rule == "mean":
-        return base + average.merge_weight(open_updates(plan, weight))
+        return base + average.merge_weight(Updates(towers, weight))
     alpha = plan.recipe.alpha if rule == "essential" else 1.0
     return base + (alpha * scales[weight]) * read_update(plan, weight)
 

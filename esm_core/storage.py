@@ -143,7 +143,7 @@ class Location:
         """sha256 (hex) of the file's bytes, read in pieces."""
         digest = hashlib.sha256()
         with self.open() as stream, storage_errors(self, "read"):
-            while piece := stream.read(8 * 1024**2):
+            while piece := stream.read(1024**2):
                 digest.update(piece)
         return digest.hexdigest()
 

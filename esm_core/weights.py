@@ -1,7 +1,7 @@
 """Reading the updates of a merge, lazily: one weight of one fine-tune at a time."""
 
 from collections.abc import Sequence
-from typing import overload
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -17,27 +17,31 @@ def open_tower(location: Location) -> VisionCheckpoint:
     return vision_checkpoint(open_checkpoint(location))
 
 
+class Towers(NamedTuple):
+    """The towers of a merge, headers read: the base and the fine-tunes in the plan's order."""
+
+    base: VisionCheckpoint
+    tuned: Sequence[VisionCheckpoint]
+
+
 class Updates(Sequence[Tensor]):
     """The updates ``W_t - W0`` of one weight, one per fine-tune, in float64, read when asked for.
 
     Parameters
     ----------
-    base : VisionCheckpoint
-    tuned : sequence of VisionCheckpoint
+    towers : Towers
     weight : str
         A ``visual.`` name.
     device : str
         Where the updates are put.
     """
 
-    def __init__(
-        self, base: VisionCheckpoint, tuned: Sequence[VisionCheckpoint], weight: str, device: str = "cpu"
-    ) -> None:
-        self._base = read_weight(base, base, weight).to(device=device, dtype=torch.float64)
-        self._origin, self._tuned, self._weight, self._device = base, tuned, weight, device
+    def __init__(self, towers: Towers, weight: str, device: str = "cpu") -> None:
+        self._base = towers.base.read(weight).to(device=device, dtype=torch.float64)
+        self._towers, self._weight, self._device = towers, weight, device
 
     def __len__(self) -> int:
-        return len(self._tuned)
+        return len(self._towers.tuned)
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
@@ -46,7 +50,7 @@ class Updates(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        tuned = read_weight(self._tuned[index], self._origin, self._weight)
+        tuned = read_weight(self._towers.tuned[index], self._towers.base, self._weight)
         return tuned.to(device=self._device, dtype=torch.float64) - self._base
 
 

@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make test`. Each does all the set-up it needs, in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= .demo
+
+# One thread per process: parallel tasks use the cores, and a second pool of threads only slows them.
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help demo test test-all lint clean
+
+help:
+	@echo "make demo      train a few small fine-tunes on real images, merge them, print the table"
+	@echo "make test      lint, type check, and every test that takes seconds"
+	@echo "make test-all  the slow tests too"
+	@echo "make clean     remove $(VENV) and $(DEMO)"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esmerge needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (PyTorch is large: a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m demo --out $(DEMO)
+	@PREFECT_HOME=$(abspath $(DEMO))/prefect $(BIN)/esmerge merge $(DEMO)/recipe.yaml
+	@echo
+	@echo "Next: $(BIN)/esmerge show --store $(DEMO)/store demo"
+	@echo "      edit a copy of $(DEMO)/recipe.yaml and run: $(BIN)/esmerge merge YOUR_RECIPE"
+
+lint: $(VENV)/.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/python -m pytest
+
+test-all: lint
+	@$(BIN)/python -m pytest -m ''
+
+clean:
+	rm -rf $(VENV) $(DEMO)

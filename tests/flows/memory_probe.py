@@ -1,0 +1,67 @@
+"""Run by test_memory.py in processes of their own.
+
+``build FOLDER`` writes the checkpoints; ``run FOLDER`` merges them and prints the peak memory beyond a
+warm process, and the bytes of all checkpoints.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import conftest
+import yaml
+from conftest import World, build_world, random_tower
+from safetensors.torch import save_file
+
+from esm_core.architecture import tower_shapes
+from esm_core.inspection import inspect_base, inspect_task
+from esm_core.layer_merges import merge_one
+from esm_core.plan import make_plan, outline
+from esm_core.publish import publish
+from esm_core.recipe import load_recipe
+from esm_core.stage_collect import collect_task
+from esm_core.static import finish
+from esm_core.survey import survey
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_stages(world: World) -> None:
+    recipe = load_recipe(str(world.recipe_path))
+    facts = [inspect_task(recipe, spec.name) for spec in recipe.tasks]
+    plan = make_plan(outline(survey(recipe)), inspect_base(recipe), facts)
+    for task in plan.tasks:
+        collect_task(plan, task.name)
+    for weight in plan.decomposed:
+        merge_one(plan, weight)
+    finish(plan)
+    publish(plan, {})
+
+
+def deep_world(root: Path, tasks: int) -> World:
+    """Many layers, so that a checkpoint is far larger than what merging one layer takes."""
+    conftest.VISION = {**conftest.VISION, "layers": 40, "width": 128, "head_width": 64}
+    world = build_world(root, tasks=tuple(f"task{i}" for i in range(tasks)), test=False)
+    shapes = tower_shapes(world.architecture)
+    for index in range(tasks):
+        save_file(random_tower(shapes, seed=index + 1), root / f"task{index}.safetensors")
+    return world
+
+
+def main(root: Path) -> None:
+    run_stages(build_world(root / "warm", test=False))
+    world = World(root / "deep", recipe=yaml.safe_load((root / "deep" / "recipe.yaml").read_text()))
+    before = peak_bytes()
+    run_stages(world)
+    total = sum((world.root / task["checkpoint"]).stat().st_size for task in world.recipe["tasks"])
+    print(json.dumps({"extra": peak_bytes() - before, "checkpoints": total}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "build":
+        _ = deep_world(Path(sys.argv[2]) / "deep", tasks=12).recipe_path
+    else:
+        main(Path(sys.argv[2]))

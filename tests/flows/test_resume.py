@@ -1,0 +1,100 @@
+"""A merge that is killed, at any stage, is completed by running it again, to the same bytes."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import World
+from services import Command
+
+pytestmark = pytest.mark.server
+
+# Runs the real command, but dies by SIGKILL when `function` is about to be called for the n-th time.
+DYING_RUN = """
+import importlib, os, signal, sys
+module_name, function_name, calls, recipe = sys.argv[1:5]
+from esmerge.cli import main
+module = importlib.import_module(module_name)
+real, left = getattr(module, function_name), [int(calls)]
+def dying(*arguments):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+setattr(module, function_name, dying)
+sys.argv = ["esmerge", "merge", recipe, "--workers", "1"]
+main()
+"""
+
+STAGES = {
+    "collecting": ("tasks.merge", "collect_task", 3),
+    "merging": ("tasks.merge", "merge_one", 5),
+    "inside a layer, before its marker": ("esm_core.layer_merges", "write_marker", 4),
+    "publishing, before the manifest": ("esm_core.artifacts", "_render", 1),
+}
+
+
+def files(store: Path, pattern: str) -> dict[str, tuple[int, str]]:
+    """Change time and sha256 of the files of a store that match a pattern."""
+    return {
+        str(path.relative_to(store)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(store.glob(pattern))
+    }
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_merge_resumes_to_the_same_bytes(
+    make_world: Callable[..., World], esmerge: Command, stage: str
+) -> None:
+    undisturbed, world = make_world("undisturbed", test=False), make_world("killed", test=False)
+    assert esmerge("merge", undisturbed.recipe_path).code == 0
+    module, function, calls = STAGES[stage]
+    command = [sys.executable, "-c", DYING_RUN, module, function, str(calls), str(world.recipe_path)]
+    killed = subprocess.run(command, env=dict(os.environ), capture_output=True, check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    store = world.root / "store"
+    assert not list(store.glob("artifacts/*/*/manifest.json"))
+    done = files(store, "**/complete.json")
+    assert done
+    assert len(done) < len(files(undisturbed.root / "store", "**/complete.json")) or "publishing" in stage
+
+    assert esmerge("merge", world.recipe_path).code == 0
+    after = files(store, "**/complete.json")
+    assert {name: after[name] for name in done} == done, "a finished stage was done again"
+    (published,) = store.glob("artifacts/pets/v*/manifest.json")
+    weights = files(published.parent, "model/*.safetensors")
+    (expected,) = (undisturbed.root / "store").glob("artifacts/pets/v*/manifest.json")
+    expected_weights = files(expected.parent, "model/*.safetensors")
+    assert {n: sha for n, (_, sha) in weights.items()} == {n: sha for n, (_, sha) in expected_weights.items()}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_reader_sees_no_version_that_was_only_claimed(world: World, esmerge: Command) -> None:
+    claimed = world.root / "store" / "artifacts" / "pets" / "v000001"
+    claimed.mkdir(parents=True)
+    (claimed / "claim.json").write_text("{}")
+    assert esmerge("versions", "--store", world.store, "pets", "--json").out.strip() == "[]"
+    merged = esmerge("merge", world.recipe_path)
+    assert merged.code == 0
+    assert "published pets v000002" in merged.out
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_changed_input_recomputes_only_what_it_touches(world: World, esmerge: Command) -> None:
+    assert esmerge("merge", world.recipe_path).code == 0
+    store = world.root / "store"
+    shifts = files(store, "shifts/*/complete.json")
+    world.recipe["alpha"] = 1.0
+    assert esmerge("merge", world.recipe_path).code == 0
+    assert len(list(store.glob("merges/*"))) == 1, "alpha is no reason to merge layers again"
+    assert len(list(store.glob("artifacts/pets/v*/manifest.json"))) == 2
+    world.recipe["tasks"] = world.recipe["tasks"][:2]
+    assert esmerge("merge", world.recipe_path).code == 0
+    assert files(store, "shifts/*/complete.json") == shifts
+    assert len(list(store.glob("merges/*"))) == 2
