@@ -17,8 +17,8 @@ from demo.data import Task, load_tasks
 from demo.splits import Sizes, Split
 from demo.training import Report, Schedule, accuracy, blur_head, fine_tune, train_base
 
-SIZES = Sizes(train=2000, val=300, test=600)
-SCHEDULE = Schedule(base_epochs=5, base_rate=1e-3, tune_epochs=5, tune_rate=2e-4, head_noise=1.2)
+SIZES = Sizes(train=2400, val=300, test=600)
+SCHEDULE = Schedule(base_epochs=8, base_rate=1e-3, tune_epochs=6, tune_rate=2e-4, head_noise=1.2)
 QUICK_SIZES = Sizes(train=320, val=64, test=128)
 QUICK_SCHEDULE = Schedule(base_epochs=2, base_rate=1e-3, tune_epochs=2, tune_rate=2e-4, head_noise=1.2)
 

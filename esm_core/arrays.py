@@ -44,6 +44,8 @@ def read_array(location: Location, path: str) -> NDArray[np.float64]:
             root = zarr.open_group(_store(location, read_only=True), mode="r", zarr_format=3)
             array = root[path]
             assert isinstance(array, zarr.Array)
+            if list(array.shape) != array.attrs["shape"]:
+                raise ValueError("its metadata is not what was written")
             values = np.asarray(array[...], dtype=np.float64)
     except EsmergeError:
         raise
@@ -79,5 +81,6 @@ def _array(root: zarr.Group, path: str, shape: tuple[int, ...]) -> Any:
         chunks=(max(rows, 1), *(max(size, 1) for size in shape[1:])),
         compressors=[Crc32cCodec()],
         fill_value=float("nan"),
+        attributes={"shape": list(shape)},
         overwrite=True,
     )

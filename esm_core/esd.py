@@ -42,21 +42,21 @@ def essential_basis(update: Tensor, inputs: InputFactor) -> EssentialBasis:
 
     Notes
     -----
-    The symmetric eigenproblem has the size ``min(m, d_out)``. Where the factor is the shorter side,
-    a QR of the shift's transpose comes first, so the basis is orthonormal to rounding even for the
-    smallest eigenvalues kept.
+    A QR takes the shift to its shorter side, then an SVD of that size: no Gram matrix, which would lose
+    digits of the small directions. Rank is judged on energies (squares), so it ends about where float32
+    activations do, and by the rows of the raw inputs, so it does not depend on whether they come compressed.
     """
     shift = inputs.factor.to(torch.float64) @ update.to(torch.float64).mT
-    scale = 1.0 / max(inputs.rows - 1, 1)
     if shift.shape[0] < shift.shape[1]:
         orthonormal, triangle = torch.linalg.qr(shift.mT)
-        eigenvalues, vectors = torch.linalg.eigh(triangle @ triangle.mT)
-        vectors = orthonormal @ vectors
+        left, values, _ = torch.linalg.svd(triangle)
+        vectors = orthonormal @ left
     else:
-        eigenvalues, vectors = torch.linalg.eigh(shift.mT @ shift)
-    eigenvalues = eigenvalues.flip(0)
-    rank = numerical_rank(eigenvalues, max(shift.shape))
-    return EssentialBasis(vectors.flip(1)[:, :rank], eigenvalues[:rank] * scale)
+        _, values, right = torch.linalg.svd(torch.linalg.qr(shift, mode="r").R)
+        vectors = right.mT
+    energies = values.square()
+    rank = numerical_rank(energies, max(inputs.rows, shift.shape[1]))
+    return EssentialBasis(vectors[:, :rank], energies[:rank] / max(inputs.rows - 1, 1))
 
 
 def coordinates(basis: Tensor, update: Tensor) -> Tensor:

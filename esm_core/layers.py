@@ -23,6 +23,9 @@ _SUFFIXES: dict[str, LayerKind] = {
 
 def layer_kind(weight: str) -> LayerKind | None:
     """The kind of the layer that the parameter ``weight`` belongs to, or None for any other one."""
+    # An attentional pooler's attention is cross-attention: another layer under the same names.
+    if "attn_pool." in weight:
+        return None
     for suffix, kind in _SUFFIXES.items():
         if weight == suffix or weight.endswith("." + suffix):
             return kind

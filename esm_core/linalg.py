@@ -6,24 +6,18 @@ Both work in the dtype and on the device of their argument; callers pass float64
 import torch
 from torch import Tensor
 
-_WELL_CONDITIONED = 1e-10
+_WELL_CONDITIONED = 1e-6
 """Smallest eigenvalue ratio of a Gram matrix for which the fast route below is as exact as an SVD."""
 
 
-def numerical_rank(eigenvalues: Tensor, size: int) -> int:
-    """How many of the descending ``eigenvalues`` stand above rounding noise.
+def numerical_rank(values: Tensor, size: int) -> int:
+    """How many of the descending ``values``, ``[k]``, stand above rounding noise of the first.
 
-    Parameters
-    ----------
-    eigenvalues : Tensor
-        ``[k]``, descending, of a symmetric matrix computed from a factor.
-    size : int
-        Largest dimension of that factor.
+    ``values`` are singular values, or their squares; ``size`` is the largest dimension of the matrix.
     """
-    if eigenvalues.numel() == 0 or eigenvalues[0] <= 0:
+    if values.numel() == 0 or values[0] <= 0:
         return 0
-    floor = eigenvalues[0] * size * torch.finfo(eigenvalues.dtype).eps
-    return int((eigenvalues > floor).sum())
+    return int((values > values[0] * size * torch.finfo(values.dtype).eps).sum())
 
 
 def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +56,5 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
             factor = factor @ (1.5 * identity - 0.5 * (factor.mT @ factor))
         return factor, eigenvalues.sqrt().flip(0)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    noise = values[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps
-    keep = values > noise
-    return left[:, keep] @ right[keep], values
+    rank = numerical_rank(values, max(matrix.shape))
+    return left[:, :rank] @ right[:rank], values

@@ -97,6 +97,10 @@ def _check(
                     f"Task {task}: {weight} has shape {tuple(update.shape)}, but "
                     f"{tuple(reference[weight].shape)} in {tasks[0]}."
                 )
+            elif not update.is_floating_point():
+                problems.append(f"Task {task}: {weight} is {update.dtype}, expected a floating dtype.")
+            elif not torch.isfinite(update).all():
+                problems.append(f"Task {task}: the update of {weight} holds NaN or Inf.")
             elif merges_essentially(weight):
                 problems.extend(_input_problems(task, weight, update, inputs.get(task, {}).get(weight)))
     raise_together(problems)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from esm_core.errors import InputError
+from esm_core.errors import InputError, raise_together
 from esm_core.layers import LAYER_KINDS, LayerKind
 from esm_core.settings import MergeSettings
 from esm_core.storage import Location
@@ -29,7 +29,7 @@ Name = Annotated[str, AfterValidator(check_name)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BaseSpec(_Section):
@@ -156,6 +156,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -175,7 +177,7 @@ def parse_recipe(text: str, source: Location) -> Recipe:
     """
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise InputError(f"{source}: a recipe is a YAML mapping with name, store, base and tasks.")
@@ -183,7 +185,7 @@ def parse_recipe(text: str, source: Location) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from error
-    return _with_absolute_paths(recipe, source.parent)
+    return _with_absolute_paths(recipe, source)
 
 
 def load_recipe(url: str) -> Recipe:
@@ -212,17 +214,27 @@ def _describe(item: Any) -> str:
     return f"{field}: {message}{got}." if field else f"{message}."
 
 
-def _with_absolute_paths(recipe: Recipe, folder: Location) -> Recipe:
-    def absolute(text: str | None) -> str | None:
-        if text is None:
-            return None
-        return Location.parse(text.removeprefix("local-dir:"), relative_to=folder).url
+def _with_absolute_paths(recipe: Recipe, source: Location) -> Recipe:
+    problems: list[str] = []
 
-    base = recipe.base
-    architecture = base.architecture
-    if architecture is not None and architecture.endswith(".json"):
-        architecture = absolute(architecture)
-    base = base.model_copy(update={"checkpoint": absolute(base.checkpoint), "architecture": architecture})
-    paths = ("checkpoint", "proxy", "validation", "test", "head")
-    tasks = [task.model_copy(update={p: absolute(getattr(task, p)) for p in paths}) for task in recipe.tasks]
-    return recipe.model_copy(update={"store": absolute(recipe.store), "base": base, "tasks": tasks})
+    def absolute(owner: BaseModel, attribute: str, field: str) -> str | None:
+        text = getattr(owner, attribute)
+        if text is None or (attribute == "architecture" and not text.endswith(".json")):
+            return None if text is None else str(text)
+        try:
+            return Location.parse(text.removeprefix("local-dir:"), relative_to=source.parent).url
+        except InputError as error:
+            problems.extend(f"{source}: {field}: {problem}" for problem in error.problems)
+            return None
+
+    base = {name: absolute(recipe.base, name, f"base.{name}") for name in ("architecture", "checkpoint")}
+    tasks = []
+    for index, task in enumerate(recipe.tasks):
+        paths = ("checkpoint", "proxy", "validation", "test", "head")
+        found = {path: absolute(task, path, f"tasks[{index}].{path}") for path in paths}
+        tasks.append(task.model_copy(update=found))
+    store = absolute(recipe, "store", "store")
+    raise_together(problems)
+    return recipe.model_copy(
+        update={"store": store, "base": recipe.base.model_copy(update=base), "tasks": tasks}
+    )

@@ -10,7 +10,7 @@ class MergeSettings(BaseModel):
     exponent 0.15, scaling exponent 2, rank ``floor(d_out / T)``, all three scalings on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     eigen_exponent: float = Field(
         0.15, ge=0, le=4, description="Exponent of the eigenvalue weights on the basis; 0 switches them off."

@@ -53,13 +53,16 @@ def read_versioned(location: Location, key: str) -> dict[str, Any]:
     """The mapping under ``key`` of a small versioned JSON file of the store."""
     try:
         content = json.loads(location.read_bytes())
-        version, value = int(content["format"]), content[key] if int(content["format"]) <= FORMAT else {}
-    except (ValueError, KeyError, TypeError) as error:
+        version = int(content["format"])
+        value = content[key] if version <= FORMAT else {}
+        if not isinstance(value, dict):
+            raise TypeError(f"{key} is not a mapping")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise IntegrityError(
             f"{location}: is damaged (not the JSON that esmerge writes). Delete it and run again."
         ) from error
     check_format(location, version)
-    return dict(value)
+    return value
 
 
 def check_format(location: Location, version: int) -> None:

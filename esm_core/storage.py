@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -58,25 +57,25 @@ class Location:
         """
         if not text.strip():
             raise InputError("A path or URL is empty; give a path, file:// or s3:// URL.")
-        if "://" not in text:
-            if relative_to is not None and not os.path.isabs(os.path.expanduser(text)):
-                base = urlsplit(relative_to.url)
-                joined = posixpath.normpath(posixpath.join(base.path or "/", text))
-                return cls(f"{base.scheme}://{base.netloc}{joined}".rstrip("/"))
-            return cls("file://" + os.path.abspath(os.path.expanduser(text)))
-        parts = urlsplit(text)
-        if parts.scheme not in ("file", "s3"):
-            raise InputError(f"{parts.scheme}:// is not supported; use a path, file:// or s3://.")
-        if "@" in parts.netloc or parts.query:
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            if relative_to is None or os.path.isabs(os.path.expanduser(text)):
+                return cls("file://" + os.path.abspath(os.path.expanduser(text)))
+            scheme, _, folder = relative_to.url.partition("://")
+            root, _, path = folder.partition("/")
+            return cls(_normal(scheme, root, posixpath.join(path, text)))
+        if scheme not in ("file", "s3"):
+            raise InputError(f"{scheme}:// is not supported; use a path, file:// or s3://.")
+        root, _, path = rest.partition("/")
+        if "@" in root or (scheme == "s3" and "?" in rest):
             raise InputError(
-                f"The {parts.scheme}:// URL carries credentials or a query; remove them and use the "
-                "AWS environment variables or a profile."
+                f"The {scheme}:// URL carries credentials or a query; remove them and use the AWS "
+                "environment variables or a profile."
             )
-        if parts.scheme == "file":
-            return cls("file://" + os.path.abspath("/" + parts.path.lstrip("/")))
-        if not parts.netloc:
+        if scheme == "s3" and not root.replace("-", "").replace(".", "").replace("_", "").isalnum():
             raise InputError(f"{text}: an s3:// URL needs a bucket, as in s3://bucket/folder.")
-        return cls(text.rstrip("/"))
+        bucket = root if scheme == "s3" else ""
+        return cls(_normal(scheme, bucket, path))
 
     def __truediv__(self, part: str) -> "Location":
         return Location(f"{self.url}/{part.strip('/')}")
@@ -256,6 +255,11 @@ class Location:
         """Remove the file or the whole folder; nothing happens where there is none."""
         with storage_errors(self, "delete"), contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path, recursive=True)
+
+
+def _normal(scheme: str, root: str, path: str) -> str:
+    normal = posixpath.normpath("/" + path.lstrip("/"))
+    return f"{scheme}://{root}{'' if root and normal == '/' else normal}"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from esm_core.linalg import polar
+from esm_core.linalg import numerical_rank, polar
 from esm_core.methods import average
 
 COEFFICIENT = 1.0
@@ -33,8 +33,7 @@ def merge_weight(updates: Sequence[Tensor], rank: int | None = None) -> Tensor:
             return average.merge_weight(updates)
         left, value, right = torch.linalg.svd(update.to(torch.float64), full_matrices=False)
         kept = rank if rank is not None else max(1, min(update.shape) // count)
-        noise = value[0] * max(update.shape) * torch.finfo(value.dtype).eps
-        kept = min(kept, int((value > noise).sum()))
+        kept = min(kept, numerical_rank(value, max(update.shape)))
         lefts.append(left[:, :kept])
         values.append(value[:kept])
         rights.append(right[:kept])

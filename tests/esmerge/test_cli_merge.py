@@ -8,8 +8,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from conftest import World
 from services import Command, S3Server
+from world import World
 
 import esm_core
 from esm_core.storage import Location

@@ -9,10 +9,10 @@ import resource
 import sys
 from pathlib import Path
 
-import conftest
+import world as small
 import yaml
-from conftest import World, build_world, random_tower
 from safetensors.torch import save_file
+from world import World, build_world, random_tower
 
 from esm_core.architecture import tower_shapes
 from esm_core.inspection import inspect_base, inspect_task
@@ -43,7 +43,7 @@ def run_stages(world: World) -> None:
 
 def deep_world(root: Path, tasks: int) -> World:
     """Many layers, so that a checkpoint is far larger than what merging one layer takes."""
-    conftest.VISION = {**conftest.VISION, "layers": 40, "width": 128, "head_width": 64}
+    small.VISION = {**small.VISION, "layers": 40, "width": 128, "head_width": 64}
     world = build_world(root, tasks=tuple(f"task{i}" for i in range(tasks)), test=False)
     shapes = tower_shapes(world.architecture)
     for index in range(tasks):

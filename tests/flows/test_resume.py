@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import World
 from services import Command
+from world import World
 
 pytestmark = pytest.mark.server
 

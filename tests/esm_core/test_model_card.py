@@ -1,0 +1,64 @@
+from typing import Any
+
+import pytest
+import yaml
+
+from esm_core.model_card import accuracy_rows, model_card, normalised
+
+ACCURACY = {
+    "esm": {"cats": 0.9, "dogs": 0.4},
+    "base": {"cats": 0.5, "dogs": 0.2},
+    "experts": {"cats": 1.0, "dogs": 0.8},
+    "tsv_m": {"cats": 0.8, "dogs": 0.36},
+}
+
+
+def manifest(accuracy: dict[str, dict[str, float]]) -> dict[str, Any]:
+    return {
+        "inputs": {"tasks": {"cats": {}, "dogs": {}}},
+        "alpha": 2.0,
+        "metrics": {"accuracy": accuracy},
+        "architecture": {"text_tower": "the base model's"},
+    }
+
+
+def test_the_table_has_a_row_per_task_the_mean_and_the_normalised_mean() -> None:
+    header, rows = accuracy_rows(ACCURACY)
+    assert header == ["task", "Base", "Experts", "TSV-M", "ESM"]
+    assert rows == [
+        ["cats", "50.0", "100.0", "80.0", "90.0"],
+        ["dogs", "20.0", "80.0", "36.0", "40.0"],
+        ["mean", "35.0", "90.0", "58.0", "65.0"],
+        ["normalised", "37.5", "100.0", "62.5", "70.0"],
+    ]
+
+
+def test_a_task_whose_expert_never_hits_counts_as_zero() -> None:
+    accuracy = {"experts": {"a": 0.0, "b": 0.5}, "esm": {"a": 0.3, "b": 0.5}}
+    assert normalised(accuracy, ["esm"]) == pytest.approx([0.5])
+
+
+def test_the_card_says_what_was_merged_and_how_to_use_it() -> None:
+    card = model_card(manifest(ACCURACY), "pets")
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "open_clip",
+        "tags": ["model-merging", "clip", "esmerge"],
+    }
+    assert "# pets" in body
+    assert "2 fine-tunes (cats, dogs)" in body
+    assert "alpha 2.0" in body
+    assert "local-dir:" in body
+    assert 'esm_core.load(store, "pets")' in body
+    lines = [line for line in body.splitlines() if line.startswith("|")]
+    assert lines[0] == "| task | Base | Experts | TSV-M | ESM |"
+    assert lines[1] == "| --- | --- | --- | --- | --- |"
+    assert lines[-1] == "| normalised | 37.5 | 100.0 | 62.5 | 70.0 |"
+    assert {line.count("|") for line in lines} == {6}
+
+
+def test_without_accuracies_there_is_no_table() -> None:
+    assert accuracy_rows({}) == (["task"], [])
+    card = model_card(manifest({}), "pets")
+    assert "## Accuracy" not in card
+    assert "|" not in card
