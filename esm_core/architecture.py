@@ -85,7 +85,7 @@ def load_architecture(architecture: str | None, checkpoint: Location) -> Archite
 def _from_file(location: Location) -> Architecture:
     try:
         data = json.loads(location.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{location}: is not valid JSON ({error}).") from error
     if not isinstance(data, dict) or not isinstance(data.get("model_cfg"), dict):
         raise InputError(f"{location}: has no model_cfg; an open_clip_config.json is expected.")
@@ -96,6 +96,8 @@ def _checked(name: str, model_cfg: dict[str, Any], preprocess: dict[str, Any]) -
     vision = model_cfg.get("vision_cfg")
     if not isinstance(vision, dict) or "embed_dim" not in model_cfg or "text_cfg" not in model_cfg:
         raise InputError(f"{name}: model_cfg needs embed_dim, vision_cfg and text_cfg.")
+    if not isinstance(model_cfg["text_cfg"], dict) or not isinstance(preprocess, dict):
+        raise InputError(f"{name}: text_cfg and preprocess_cfg must be JSON objects.")
     if vision.get("timm_model_name") or not isinstance(vision.get("layers", 12), int):
         raise InputError(
             f"{name}: only open_clip's own vision transformers can be merged (not timm or ResNet)."

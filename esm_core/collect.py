@@ -73,7 +73,8 @@ def collect_inputs(
         if not torch.isfinite(inputs).all():
             raise InputError(
                 f"Task {task}: the inputs of visual.{name} hold NaN or Inf on the proxy images. The "
-                "checkpoint is broken, or the precision is too low for it; try collect.precision: float32."
+                "checkpoint is broken, or the precision is too low for it; try a wider collect.precision, "
+                "float64 at most."
             )
         streams[name].update(inputs)
 

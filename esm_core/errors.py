@@ -40,6 +40,10 @@ class IntegrityError(InputError):
     """Stored bytes are not the bytes that were written: truncated, damaged, or of a newer format."""
 
 
+class NewerFormatError(IntegrityError):
+    """A file of the store that a newer esmerge wrote: nothing is damaged, and nothing is replaced."""
+
+
 class TransientStorageError(EsmergeError):
     """Storage failed in a way that may pass (time-out, reset, 5xx). The only error tasks retry."""
 

@@ -146,7 +146,12 @@ def _count(plan: Plan, tower: nn.Module, name: str) -> tuple[int, int]:
     )
     correct = total = 0
     for images, labels in batches:
-        unknown = [label for label in labels if label is None or not 0 <= label < classes]
+        if None in labels:
+            raise InputError(
+                f"task {name}: {source.location}: holds test images without a label. Put them in a folder "
+                "per class, or give labels in the shards (.cls, .json) or the Parquet column."
+            )
+        unknown = [label for label in labels if label is not None and not 0 <= label < classes]
         if unknown:
             raise InputError(
                 f"task {name}: {source.location}: labels must be 0 to {classes - 1} to fit the head, "

@@ -14,6 +14,7 @@ from esm_core.checkpoints import (
     VisionCheckpoint,
     open_checkpoint,
     resolve_checkpoint,
+    text_checkpoint,
     vision_checkpoint,
     write_safetensors,
 )
@@ -138,7 +139,10 @@ def _base_facts(recipe: Recipe, lookup: Lookup) -> CheckpointFacts:
     location = resolve_checkpoint(Location.parse(recipe.base.checkpoint))
 
     def compute() -> dict[str, Any]:
-        base = vision_checkpoint(open_checkpoint(location))
+        checkpoint = open_checkpoint(location)
+        base, text = vision_checkpoint(checkpoint), text_checkpoint(checkpoint)
+        broken = [name for name in text.tensors if not torch.isfinite(text.read(name)).all()]
+        raise_together(f"the base: {location}: NaN or Inf in {name}." for name in broken)
         return _checked(base, base, store, "the base").model_dump()
 
     known = lookup(store, "base", {"file": location.fingerprint()}, compute)
@@ -162,9 +166,7 @@ def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
         if url is not None:
             facts[field] = _images_facts(store, Location.parse(url), lookup)
     if spec.head is not None:
-        head = Location.parse(spec.head)
-        known = lookup(store, "head", {"file": head.fingerprint()}, lambda: {"sha256": head.sha256()})
-        facts["head_sha256"] = known["sha256"]
+        facts["head_sha256"] = _head_facts(store, Location.parse(spec.head), lookup)["sha256"]
     return TaskFacts.model_validate(facts)
 
 
@@ -178,6 +180,18 @@ def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, An
 
     key = {"files": source.location.fingerprint(), "samples": recipe.samples, "seed": recipe.seed}
     return lookup(store, "proxies", key, compute)
+
+
+def _head_facts(store: Location, location: Location, lookup: Lookup) -> dict[str, Any]:
+    file = resolve_checkpoint(location)
+
+    def compute() -> dict[str, Any]:
+        head = open_checkpoint(file)
+        broken = [name for name in head.tensors if not torch.isfinite(head.read(name)).all()]
+        raise_together(f"head: {file}: NaN or Inf in {name}; export it again." for name in broken)
+        return {"sha256": file.sha256()}
+
+    return lookup(store, "head", {"file": file.fingerprint()}, compute)
 
 
 def _images_facts(store: Location, location: Location, lookup: Lookup) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 from typing import Any
 
+from safetensors.torch import save
+
 from esm_core.architecture import CONFIG_NAME
 from esm_core.artifacts import (
     Manifest,
@@ -16,8 +18,8 @@ from esm_core.artifacts import (
     verify_version,
     version_numbers,
 )
-from esm_core.checkpoints import open_checkpoint
-from esm_core.errors import IntegrityError
+from esm_core.checkpoints import SafetensorsFile, open_checkpoint
+from esm_core.errors import IntegrityError, NewerFormatError
 from esm_core.evaluate import Accuracy
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
@@ -37,6 +39,8 @@ def up_to_date(plan: Plan) -> Version | None:
         if version.manifest.get("identity") != plan.identity:
             return None
         verify_version(version)
+    except NewerFormatError:
+        raise
     except IntegrityError:
         return None
     return version
@@ -60,10 +64,19 @@ def publish(plan: Plan, accuracy: Accuracy) -> Version:
     }
     for task in plan.tasks:
         if task.spec.head is not None:
-            head = open_checkpoint(Location.parse(task.spec.head)).location
             assert task.facts.head_sha256 is not None
-            files[f"heads/{task.name}.safetensors"] = _checked_copy(head, task.facts.head_sha256)
+            files[f"heads/{task.name}.safetensors"] = _head_writer(task.spec.head, task.facts.head_sha256)
     return publish_version(plan.store, plan.recipe.name, files, lambda number: content)
+
+
+def _head_writer(url: str, sha256: str) -> Writer:
+    """The head as safetensors: a copy of the file, or its tensors where torch.save wrote it."""
+    head = open_checkpoint(Location.parse(url))
+    if isinstance(head, SafetensorsFile):
+        return _checked_copy(head.location, sha256)
+    if head.location.sha256() != sha256:
+        raise IntegrityError(f"{head.location}: changed since the merge began. Run again.")
+    return bytes_writer(save({name: head.read(name) for name in ("bias", "weight") if name in head.tensors}))
 
 
 def _checked_copy(source: Location, sha256: str) -> Writer:

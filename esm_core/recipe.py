@@ -1,13 +1,15 @@
 """The recipe: one YAML file that says what to merge, how, and where the result goes."""
 
 import json
+import reprlib
 from typing import Annotated, Any, Literal, Self
 
+import torch
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esm_core.errors import InputError, raise_together
-from esm_core.layers import LAYER_KINDS, LayerKind
+from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
 from esm_core.settings import MergeSettings
 from esm_core.storage import Location
 
@@ -25,7 +27,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def _check_device(device: str) -> str:
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{device!r} is not a torch device; use cpu, cuda or cuda:N") from error
+    return device
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+Device = Annotated[str, AfterValidator(_check_device)]
 
 
 class _Section(BaseModel):
@@ -92,7 +103,7 @@ class CollectSpec(_Section):
 
     layers: tuple[LayerKind, ...] = Field(LAYER_KINDS, min_length=1, description="Layer kinds to collect.")
     batch_size: int = Field(32, ge=1, description="Images per forward pass.")
-    device: str = Field("cpu", description="torch device of the forward pass, such as cpu or cuda.")
+    device: Device = Field("cpu", description="torch device of the forward pass, such as cpu or cuda.")
     precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the forward pass."
     )
@@ -101,13 +112,13 @@ class CollectSpec(_Section):
 class FuseSpec(_Section):
     """Where the linear algebra runs (always in float64)."""
 
-    device: str = Field("cpu", description="torch device, such as cpu or cuda.")
+    device: Device = Field("cpu", description="torch device, such as cpu or cuda.")
 
 
 class EvaluateSpec(_Section):
     """How accuracy is measured on the test images."""
 
-    device: str = Field("cpu", description="torch device, such as cpu or cuda.")
+    device: Device = Field("cpu", description="torch device, such as cpu or cuda.")
     batch_size: int = Field(64, ge=1, description="Images per forward pass.")
 
 
@@ -135,6 +146,13 @@ class Recipe(_Section):
     fuse: FuseSpec = FuseSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     compare: list[CompareSpec] = Field(default_factory=list, description="Baselines for the accuracy table.")
+
+    @model_validator(mode="after")
+    def _collects_what_a_merge_needs(self) -> Self:
+        missing = sorted(ESSENTIAL_KINDS - set(self.collect.layers))
+        if missing:
+            raise ValueError(f"collect.layers: a merge needs {', '.join(missing)} too")
+        return self
 
     @model_validator(mode="after")
     def _tasks_make_a_merge(self) -> Self:
@@ -210,7 +228,7 @@ def _describe(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown key; check its spelling against the recipe reference."
     message = str(item["msg"]).removeprefix("Value error, ")
-    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r:.80})"
+    got = "" if item["type"] in ("missing", "value_error") else f" (got {reprlib.repr(item['input'])})"
     return f"{field}: {message}{got}." if field else f"{message}."
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from esm_core.errors import IntegrityError
+from esm_core.errors import IntegrityError, NewerFormatError
 from esm_core.storage import Location
 
 FORMAT = 1
@@ -68,7 +68,7 @@ def read_versioned(location: Location, key: str) -> dict[str, Any]:
 def check_format(location: Location, version: int) -> None:
     """Refuse a file of the store that a newer esmerge wrote."""
     if version > FORMAT:
-        raise IntegrityError(
+        raise NewerFormatError(
             f"{location}: was written in format {version}, but this esmerge reads up to {FORMAT}. "
             "Upgrade esmerge."
         )

@@ -57,6 +57,8 @@ class Location:
         """
         if not text.strip():
             raise InputError("A path or URL is empty; give a path, file:// or s3:// URL.")
+        if "\0" in text:
+            raise InputError("A path or URL holds a NUL character; give a path, file:// or s3:// URL.")
         scheme, separator, rest = text.partition("://")
         if not separator:
             if relative_to is None or os.path.isabs(os.path.expanduser(text)):

@@ -29,7 +29,7 @@ def check_store(store: Location) -> None:
     if location.is_file():
         try:
             version = int(json.loads(location.read_bytes())["format"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{location}: is damaged; it should say the store's format.") from error
         check_format(location, version)
 

@@ -1,10 +1,12 @@
 """The esmerge command. Exit codes: 0 done, 2 bad input (nothing published), 1 anything else."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +20,7 @@ configure_environment()
 
 from esm_core.artifacts import open_version, verify_version, version_numbers  # noqa: E402
 from esm_core.checkpoints.convert import convert_pickled  # noqa: E402
+from esm_core.devices import check_devices  # noqa: E402
 from esm_core.errors import EsmergeError  # noqa: E402
 from esm_core.model_card import accuracy_rows  # noqa: E402
 from esm_core.preview import preview, recall_plan  # noqa: E402
@@ -87,15 +90,16 @@ def merge_command(
     as_json: JsonOption = False,
 ) -> None:
     """Merge the recipe's fine-tunes and publish a new version, unless nothing has changed."""
-    show_progress(time.monotonic())
     loaded = load_recipe(recipe)
     store = Location.parse(loaded.store)
-    prepare_store(store)
     known = recall_plan(survey(loaded))
+    check_devices(loaded)
+    prepare_store(store)
     current = up_to_date(known) if known else None
     before = version_numbers(store, loaded.name)
     if current is None:
-        run_merge(recipe, workers)
+        with progress():
+            run_merge(recipe, workers)
     version = open_version(store, loaded.name, current.number if current else "latest")
     fresh = version.number not in before
     if as_json:
@@ -174,8 +178,10 @@ def schema_command() -> None:
     sys.stdout.write(recipe_schema())
 
 
-def show_progress(started: float) -> None:
-    """Print what tasks report, with the seconds since ``started``, on standard error."""
+@contextlib.contextmanager
+def progress() -> Iterator[None]:
+    """Print what tasks report meanwhile, with the seconds since the start, on standard error."""
+    started = time.monotonic()
 
     class Progress(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -184,7 +190,12 @@ def show_progress(started: float) -> None:
 
     logger = logging.getLogger("esmerge")
     logger.setLevel(logging.INFO)
-    logger.addHandler(Progress())
+    handler = Progress()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _print_json(content: Any) -> None:

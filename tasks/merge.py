@@ -24,8 +24,8 @@ log = logging.getLogger(log_name)
 @task(name="survey", **OPTIONS)
 def survey_inputs(recipe: Recipe) -> Outline:
     """Check headers and listings of every input, and that the store can be written."""
-    prepare_store(Location.parse(recipe.store))
     found = outline(survey(recipe))
+    prepare_store(Location.parse(recipe.store))
     log.info("surveyed %d fine-tunes", len(recipe.tasks))
     return found
 

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from esm_core.errors import InputError
 from esm_core.images.base import Sample
@@ -43,8 +43,11 @@ def decode(sample: Sample, source_location: Location) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"{what} declares too many pixels ({error}){_TOO_LARGE}") from error
     except Exception as error:  # PIL's parsers raise anything on damaged bytes; no storage is read here
+        # PIL's own text for this one holds a memory address, so that equal reasons would look different.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known image format" if unknown else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{what} cannot be decoded ({type(error).__name__}: {error}); it is truncated, damaged or not "
+            f"{what} cannot be decoded ({reason}); it is truncated, damaged or not "
             f"one of {', '.join(_FORMATS)}. Replace or remove it."
         ) from error
 
