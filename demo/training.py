@@ -47,7 +47,7 @@ class Schedule:
     tune_epochs: int
     tune_rate: float
     head_noise: float
-    batch: int = 64
+    batch: int = 128
 
 
 def to_tensor(images: Images) -> Tensor:
@@ -73,15 +73,19 @@ def train_base(
     optimiser = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=schedule.base_rate)
     order = torch.Generator().manual_seed(seed)
     data = {name: (to_tensor(split.images), torch.from_numpy(split.labels)) for name, split in splits.items()}
-    steps = sum(math.ceil(len(labels) / schedule.batch) for _, labels in data.values())
+    steps = math.ceil(sum(len(labels) for _, labels in data.values()) / schedule.batch)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, schedule.base_rate, total_steps=steps * schedule.base_epochs, pct_start=0.1
     )
     for epoch in range(schedule.base_epochs):
         total = 0.0
-        for name, chosen in _shuffled(data, schedule.batch, order):
-            images, labels = data[name][0][chosen], data[name][1][chosen]
-            loss = _loss(tower(images), heads[name], labels)
+        for batch in _mixed_batches(data, schedule.batch, order):
+            features = tower(torch.cat([images for _, images, _ in batch])).split([len(b[2]) for b in batch])
+            losses = [
+                _loss(found, heads[name], labels) * len(labels)
+                for found, (name, _, labels) in zip(features, batch, strict=True)
+            ]
+            loss = torch.stack(losses).sum() / schedule.batch
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -150,11 +154,13 @@ def _batches(count: int, batch: int, order: torch.Generator) -> Sequence[Tensor]
     return torch.split(torch.randperm(count, generator=order), batch)
 
 
-def _shuffled(
+def _mixed_batches(
     data: Mapping[str, tuple[Tensor, Tensor]], batch: int, order: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
-    batches = [
-        (name, chosen) for name, (_, labels) in data.items() for chosen in _batches(len(labels), batch, order)
-    ]
-    for index in torch.randperm(len(batches), generator=order).tolist():
-        yield batches[index]
+) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """Batches drawn over all tasks; each is a list of (task, images, labels)."""
+    names = list(data)
+    owner = torch.cat([torch.full((len(data[name][1]),), i) for i, name in enumerate(names)])
+    place = torch.cat([torch.arange(len(data[name][1])) for name in names])
+    for chosen in _batches(len(owner), batch, order):
+        parts = [(name, place[chosen[owner[chosen] == i]]) for i, name in enumerate(names)]
+        yield [(name, data[name][0][own], data[name][1][own]) for name, own in parts if len(own)]
