@@ -16,7 +16,8 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import FsspecStore, LocalStore
 
 from esm_core.errors import EsmergeError, IntegrityError
-from esm_core.storage import Location, storage_errors
+from esm_core.storage import Location
+from esm_core.storage_errors import storage_errors
 
 CHUNK_BYTES = 32 * 1024**2
 

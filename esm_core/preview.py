@@ -9,7 +9,7 @@ from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.plan import Plan, make_plan, outline
-from esm_core.publish import up_to_date
+from esm_core.publish import published
 from esm_core.stages import is_complete
 from esm_core.survey import Survey
 
@@ -44,7 +44,7 @@ def preview(found: Survey) -> dict[str, Any]:
         }
         for spec in sorted(recipe.tasks, key=lambda spec: spec.name)
     }
-    current = up_to_date(plan) if plan else None
+    current = published(plan) if plan else None
     weights = {name: info.shape for name, info in found.base.tower.tensors.items()}
     matrices = [name for name, shape in weights.items() if len(shape) == 2]
     return {

@@ -32,6 +32,15 @@ def free_ports(count: int) -> list[int]:
         return [int(item.getsockname()[1]) for item in sockets]
 
 
+# Prefect reads its settings when it is first imported, so they are set before any test imports it.
+(PREFECT_PORT,) = free_ports(1)
+os.environ |= {
+    "PREFECT_API_URL": f"http://127.0.0.1:{PREFECT_PORT}/api",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
 @dataclass(frozen=True)
 class S3Server:
     """An S3 endpoint on loopback; its credentials are in the environment while it runs."""
@@ -125,31 +134,20 @@ def _wait_for_s3(process: "subprocess.Popen[bytes]", log: Path) -> None:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server; flows of this process and of its children use it. Yields the API URL."""
     home = tmp_path_factory.mktemp("prefect")
-    (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    address = ["--host", "127.0.0.1", "--port", str(PREFECT_PORT)]
     with (home / "log").open("wb") as log:
+        command = [sys.executable, "-m", "prefect", "server", "start", *address]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    before = os.environ.get("PREFECT_API_URL")
-    os.environ["PREFECT_API_URL"] = url
     try:
-        _wait_for_prefect(process, port, home / "log")
-        yield url
+        _wait_for_prefect(process, PREFECT_PORT, home / "log")
+        yield os.environ["PREFECT_API_URL"]
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
         process.kill()
         process.wait()
-        os.environ.pop("PREFECT_API_URL")
-        if before is not None:
-            os.environ["PREFECT_API_URL"] = before
 
 
 def _wait_for_prefect(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:

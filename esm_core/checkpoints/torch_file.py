@@ -15,7 +15,8 @@ from torch import Tensor
 
 from esm_core.checkpoints.base import DTYPE_NAMES, Checkpoint, TensorInfo
 from esm_core.errors import InputError, raise_together
-from esm_core.storage import Location, storage_errors
+from esm_core.storage import Location
+from esm_core.storage_errors import storage_errors
 
 ZIP_MAGIC = b"PK\x03\x04"
 NESTED_UNDER = ("state_dict", "model_state_dict", "model")

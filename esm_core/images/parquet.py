@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from esm_core.errors import InputError
 from esm_core.images.base import ImageSource, Sample, as_label
-from esm_core.storage import Location, storage_errors
+from esm_core.storage import Location
+from esm_core.storage_errors import storage_errors
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "cls")

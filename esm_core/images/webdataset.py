@@ -11,7 +11,8 @@ from typing import IO
 
 from esm_core.errors import InputError
 from esm_core.images.base import IMAGE_SUFFIXES, ImageSource, Sample, as_label, is_hidden
-from esm_core.storage import Location, storage_errors
+from esm_core.storage import Location
+from esm_core.storage_errors import storage_errors
 
 _BLOCK = 512
 

@@ -10,7 +10,8 @@ import pytest
 
 from esm_core import InputError
 from esm_core.errors import IntegrityError, TransientStorageError
-from esm_core.storage import Location, storage_errors
+from esm_core.storage import Location
+from esm_core.storage_errors import storage_errors
 
 
 @pytest.fixture

@@ -165,9 +165,14 @@ def test_an_input_that_changed_is_not_inspected_yet(merged: World, esmerge: Comm
 
 
 @pytest.mark.server
-def test_a_damaged_publication_is_not_up_to_date(merged: World, esmerge: Command) -> None:
+def test_plan_believes_the_manifest_but_merge_replaces_a_damaged_publication(
+    merged: World, esmerge: Command
+) -> None:
     (merged.root / "store" / "artifacts" / "pets" / "v000001" / "README.md").write_text("other")
-    assert plan_of(esmerge, merged)["up_to_date"] is None
+    assert plan_of(esmerge, merged)["up_to_date"] == "v000001"
+    again = esmerge("merge", merged.recipe_path)
+    assert again.code == 0, again.err
+    assert "published pets v000002" in again.out
 
 
 def test_the_activation_says_where_it_is_known_from(world: World, esmerge: Command) -> None:
