@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from demo import writing
-from demo.data import Task, load_tasks
+from demo.data import FASHION_MNIST, Task, load_tasks
 from demo.splits import Sizes, Split
 from demo.training import Report, Schedule, accuracy, blur_head, fine_tune, train_base
 
@@ -34,14 +34,14 @@ def prepare(out: Path, sizes: Sizes, schedule: Schedule, seed: int) -> None:
     def report(message: str) -> None:
         print(f"{time.monotonic() - started:7.1f} s  {message}", flush=True)
 
-    tasks = load_tasks(seed, sizes)
-    settings = _settings(tasks, sizes, schedule, seed)
+    settings = _settings(sizes, schedule, seed)
     if _holds(out / READY, settings):
         report(f"the demo's models are in {out}")
         return
     if not _holds(out / STARTED, settings):
         _remove(out)
         writing.write_atomically(out / STARTED, settings.encode())
+    tasks = load_tasks(seed, sizes)
     report(f"{len(tasks)} tasks of real images: {', '.join(task.name for task in tasks)}")
     for task in tasks:
         writing.write_images(out / "images" / task.name, task)
@@ -99,14 +99,14 @@ def _make_expert(
     return accuracy(base, head, val), accuracy(tuned, head, val)
 
 
-def _settings(tasks: list[Task], sizes: Sizes, schedule: Schedule, seed: int) -> str:
-    """Everything that determines the files: settings, tasks, and this package's own code."""
+def _settings(sizes: Sizes, schedule: Schedule, seed: int) -> str:
+    """Everything that determines the files: settings, the data at hand, and this package's own code."""
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
     content = {
         "code": sources.hexdigest(),
-        "tasks": [task.name for task in tasks],
+        "fashion_mnist": FASHION_MNIST.is_dir(),
         "sizes": asdict(sizes),
         "schedule": asdict(schedule),
         "seed": seed,
