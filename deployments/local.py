@@ -37,13 +37,25 @@ def run_merge(recipe: str, workers: int) -> str:
     Raises
     ------
     EsmergeError
-        What the flow raised.
+        What the flow raised, or that Prefect could not run it.
     """
     configure_environment()
     from prefect.task_runners import ThreadPoolTaskRunner
 
+    from esm_core.errors import EsmergeError
     from flows.merge import merge
 
     runner: Any = ThreadPoolTaskRunner(max_workers=workers)
-    url: str = merge.with_options(task_runner=runner)(recipe)
+    try:
+        url: str = merge.with_options(task_runner=runner)(recipe)
+    except EsmergeError:
+        raise
+    except Exception as error:
+        unreachable = isinstance(error, RuntimeError) and "API" in str(error)
+        if not unreachable and type(error).__module__.split(".")[0] not in ("httpx", "prefect"):
+            raise
+        raise EsmergeError(
+            f"Prefect could not run the merge ({type(error).__name__}: {error}). Start the server that "
+            "PREFECT_API_URL names, or unset it to run without one. What was finished is kept."
+        ) from error
     return url

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from os import PathLike, fspath
 from typing import NamedTuple
 
 from PIL.Image import Image
@@ -31,12 +32,12 @@ class LoadedModel(NamedTuple):
     manifest: Manifest
 
 
-def load(store: str, name: str, version: str | int = "latest") -> LoadedModel:
+def load(store: str | PathLike[str], name: str, version: str | int = "latest") -> LoadedModel:
     """Load a published model, every file's sha256 checked before a tensor is used.
 
     Parameters
     ----------
-    store : str
+    store : str or path
         Store URL or path.
     name : str
         Artifact name.
@@ -50,7 +51,7 @@ def load(store: str, name: str, version: str | int = "latest") -> LoadedModel:
     IntegrityError
         A file differs from what was published; the message names it.
     """
-    found = open_version(Location.parse(store), name, version)
+    found = open_version(Location.parse(fspath(store)), name, version)
     weights = f"model/{WEIGHTS_NAME}"
     files = {path: read_verified(found, path) for path in found.manifest["files"] if path != weights}
     config = json.loads(files[f"model/{CONFIG_NAME}"])

@@ -1,0 +1,50 @@
+"""Running the flow in this process: the environment it sets, and a server that is not there."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from world import World
+
+from deployments.local import configure_environment
+
+
+@pytest.fixture(autouse=True)
+def _environment_is_restored() -> Iterator[None]:
+    with patch.dict(os.environ):
+        yield
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("PREFECT_API_URL")
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    configure_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / ".cache" / "esmerge" / "prefect")
+
+
+def test_a_prefect_profile_of_the_user_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL")
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    (tmp_path / ".prefect").mkdir()
+    (tmp_path / ".prefect" / "profiles.toml").write_text("")
+    configure_environment()
+    assert "PREFECT_HOME" not in os.environ
+
+
+def test_a_prefect_server_that_is_not_there_is_one_message(world: World) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "esmerge", "merge", str(world.recipe_path)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 1
+    assert run.stderr.startswith("esmerge: Prefect could not run the merge")
+    assert "PREFECT_API_URL" in run.stderr
+    assert "Traceback" not in run.stderr
