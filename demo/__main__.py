@@ -17,7 +17,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; poor models")
     arguments = parser.parse_args()
     sizes, schedule = (QUICK_SIZES, QUICK_SCHEDULE) if arguments.quick else (SIZES, SCHEDULE)
-    prepare(arguments.out, sizes, schedule, arguments.seed)
+    try:
+        prepare(arguments.out, sizes, schedule, arguments.seed)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on with what is left") from None
 
 
 if __name__ == "__main__":

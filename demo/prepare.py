@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -24,7 +25,8 @@ QUICK_SCHEDULE = Schedule(base_epochs=2, base_rate=1e-3, tune_epochs=2, tune_rat
 
 READY = "ready.json"
 STARTED = "started.json"
-MADE = ("images", "heads", "experts", "base.safetensors", READY)
+MADE = (READY, "recipe.yaml", "images", "heads", "experts", "base.safetensors")
+"""Removed in this order: what is partly removed must not look ready."""
 
 
 def prepare(out: Path, sizes: Sizes, schedule: Schedule, seed: int) -> None:
@@ -39,6 +41,8 @@ def prepare(out: Path, sizes: Sizes, schedule: Schedule, seed: int) -> None:
         report(f"the demo's models are in {out}")
         return
     if not _holds(out / STARTED, settings):
+        if not (out / STARTED).exists() and any((out / name).exists() for name in MADE):
+            raise SystemExit(f"{out} holds files the demo did not make; give --out another folder")
         _remove(out)
         writing.write_atomically(out / STARTED, settings.encode())
     tasks = load_tasks(seed, sizes)
@@ -46,9 +50,9 @@ def prepare(out: Path, sizes: Sizes, schedule: Schedule, seed: int) -> None:
     for task in tasks:
         writing.write_images(out / "images" / task.name, task)
     writing.write_config(out / "open_clip_config.json")
-    writing.write_recipe(out / "recipe.yaml", [task.name for task in tasks])
     _make_base(out, tasks, schedule, seed, report)
     _make_experts(out, tasks, schedule, seed, report)
+    writing.write_recipe(out / "recipe.yaml", [task.name for task in tasks])
     writing.write_atomically(out / READY, settings.encode())
     report(f"ready: {out}/recipe.yaml")
 
@@ -75,17 +79,25 @@ def _make_experts(out: Path, tasks: list[Task], schedule: Schedule, seed: int, r
     todo = [task for task in tasks if not writing.expert_path(out / "experts", task.name).exists()]
     report(f"fine-tuning on each of {len(todo)} tasks, {os.cpu_count()} at a time")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        futures = {
-            pool.submit(_make_expert, out, task.name, task.train, task.val, schedule, seed): task.name
-            for task in todo
-        }
-        for done, future in enumerate(as_completed(futures), start=1):
-            before, after = future.result()
-            name = futures[future]
-            report(
-                f"{done}/{len(todo)} {name}: validation accuracy {100 * before:.1f} % → {100 * after:.1f} %"
-            )
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_leave_ctrl_c_to_parent) as pool:
+        try:
+            futures = {
+                pool.submit(_make_expert, out, task.name, task.train, task.val, schedule, seed): task.name
+                for task in todo
+            }
+            for done, future in enumerate(as_completed(futures), start=1):
+                before, after = future.result()
+                change = f"{100 * before:.1f} % → {100 * after:.1f} %"
+                report(f"{done}/{len(todo)} {futures[future]}: validation accuracy {change}")
+        except BaseException:  # Ctrl-C too: else the pool goes on with the tasks that are left
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def _leave_ctrl_c_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make_expert(

@@ -97,10 +97,11 @@ def merge_command(
     prepare_store(store)
     current = up_to_date(known) if known else None
     before = version_numbers(store, loaded.name)
-    if current is None:
+    version = current
+    if version is None:
         with progress():
-            run_merge(recipe, workers)
-    version = open_version(store, loaded.name, current.number if current else "latest")
+            label = Location(run_merge(recipe, workers)).name
+        version = open_version(store, loaded.name, label)
     fresh = version.number not in before
     if as_json:
         _print_json({"published": fresh, "version": version.label, "url": version.folder.url})
