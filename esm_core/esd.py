@@ -1,4 +1,4 @@
-"""Essential Subspace Decomposition of one task's update of one layer (arXiv 2602.20208, section 3)."""
+"""Essential Subspace Decomposition of one task's update of one layer (arXiv 2602.20208)."""
 
 from typing import NamedTuple
 

@@ -11,7 +11,7 @@ LayerKind = Literal["attn.in_proj", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"]
 LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 
 ESSENTIAL_KINDS: frozenset[LayerKind] = frozenset({"attn.in_proj", "mlp.c_fc", "mlp.c_proj"})
-"""Kinds merged by essential subspace decomposition (paper, section on implementation)."""
+"""Kinds merged by essential subspace decomposition as published (arXiv 2602.20208)."""
 
 _SUFFIXES: dict[str, LayerKind] = {
     "attn.in_proj_weight": "attn.in_proj",

@@ -127,7 +127,7 @@ class CompareSpec(_Section):
 
     method: Method = Field(description="The baseline.")
     coefficient: float | None = Field(
-        None, gt=0, description="Merging coefficient; unset means the published one."
+        None, gt=0, description="Merging coefficient; unset means the method's default."
     )
 
 

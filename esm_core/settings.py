@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class MergeSettings(BaseModel):
     """How Essential Subspace Merging combines updates.
 
-    ``MergeSettings()`` is the published configuration (arXiv 2602.20208, section 4): eigenvalue
+    ``MergeSettings()`` is the published configuration (arXiv 2602.20208): eigenvalue
     exponent 0.15, scaling exponent 2, rank ``floor(d_out / T)``, all three scalings on.
     """
 

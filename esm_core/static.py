@@ -38,7 +38,7 @@ def finish(plan: Plan) -> Location:
     """Write the merged checkpoint; at once where it is already there.
 
     ``W = W0 + α β_l M_l`` for essential weights, ``W0 + β_l M_l`` for TSV-M weights and ``W0 +`` the mean
-    update for the rest (paper, section 3.4), in the base's dtypes. Holds one weight at a time.
+    update for the rest (arXiv 2602.20208), in the base's dtypes. Holds one weight at a time.
 
     Returns
     -------

@@ -17,7 +17,7 @@ class Baseline:
     merge_weight : callable
         The tasks' updates of one weight, a sequence that may be lazy → the merged update in float64.
     coefficient : float
-        Its published merging coefficient.
+        Its merging coefficient where the recipe names none.
     """
 
     merge_weight: Callable[[Sequence[Tensor]], Tensor]

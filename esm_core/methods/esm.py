@@ -1,4 +1,4 @@
-"""Essential Subspace Merging of one layer (arXiv 2602.20208, section 3; 2606.19164, equations 5-12)."""
+"""Essential Subspace Merging of one layer (arXiv 2602.20208 and 2606.19164)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -8,6 +8,7 @@ from esm_core.linalg import polar
 from esm_core.methods import average, task_arithmetic
 
 COEFFICIENT = 1.0
+"""No scaling; the authors tune it on validation data."""
 
 
 def merge_weight(updates: Sequence[Tensor]) -> Tensor:
