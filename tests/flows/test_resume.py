@@ -1,6 +1,7 @@
 """A merge that is killed, at any stage, is completed by running it again, to the same bytes."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -98,3 +99,19 @@ def test_a_changed_input_recomputes_only_what_it_touches(world: World, esmerge: 
     assert esmerge("merge", world.recipe_path).code == 0
     assert files(store, "shifts/*/complete.json") == shifts
     assert len(list(store.glob("merges/*"))) == 2
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_two_runs_of_one_merge_at_once_do_no_harm(world: World, esmerge: Command) -> None:
+    command = [sys.executable, "-m", "esmerge", "merge", str(world.recipe_path)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    for run in runs:
+        _, errors = run.communicate(timeout=200)
+        assert run.returncode == 0, errors.decode()[-2000:]
+    weights = files(world.root / "store", "artifacts/pets/v*/model/*.safetensors")
+    assert len({sha for _, sha in weights.values()}) == 1
+    versions = json.loads(esmerge("versions", "--store", world.store, "pets", "--json").out)
+    assert len(versions) == len(weights)
+    for version in versions:
+        verified = esmerge("verify", "--store", world.store, "pets", version["version"])
+        assert verified.code == 0, verified.err
