@@ -85,10 +85,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     ]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     flags = [f"-{name}={port}" for name, port in ports.items()]
+    # Every bucket takes several volumes, which are small and not preallocated.
     command = [
         *(binary, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *("-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
-        *("-master.volumeSizeLimitMB=64", "-volume.max=64", *flags),
+        *("-master.volumeSizeLimitMB=64", "-volume.max=4000", *flags),
     ]
     values = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}",
