@@ -11,7 +11,7 @@ from esm_core import InputError
 from esm_core.recipe import Recipe, check_name, load_recipe, parse_recipe, recipe_schema
 from esm_core.storage import Location
 
-SOURCE = Location("file:///work/recipes/pets.yaml")
+SOURCE = Location("file:///data/recipes/pets.yaml")
 MINIMAL: dict[str, Any] = {
     "name": "pets",
     "store": "store",
@@ -64,10 +64,10 @@ def test_relative_paths_are_taken_from_the_recipes_folder() -> None:
     )
     recipe = parse(data)
     task = recipe.tasks[0]
-    assert recipe.store == "file:///work/recipes/store"
-    assert recipe.base.checkpoint == "file:///work/recipes/base.safetensors"
-    assert task.proxy == "file:///work/recipes/cats/proxy"
-    assert task.test == "file:///work/images/test"
+    assert recipe.store == "file:///data/recipes/store"
+    assert recipe.base.checkpoint == "file:///data/recipes/base.safetensors"
+    assert task.proxy == "file:///data/recipes/cats/proxy"
+    assert task.test == "file:///data/images/test"
     assert task.validation == "file:///data/val"
     assert task.head == f"file://{Path.home()}/h.safetensors"
 
@@ -89,8 +89,8 @@ def test_a_model_name_stays_a_name_and_a_config_file_and_local_dir_become_paths(
     base = parse(
         changed(lambda d: d.update(base={"architecture": "c.json", "checkpoint": "local-dir:m"}))
     ).base
-    assert base.architecture == "file:///work/recipes/c.json"
-    assert base.checkpoint == "file:///work/recipes/m"
+    assert base.architecture == "file:///data/recipes/c.json"
+    assert base.checkpoint == "file:///data/recipes/m"
 
 
 def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_recipe_in_a_folder_with_an_odd_name_finds_its_neighbours() -> None:
-    recipe = parse(MINIMAL, Location.parse("/work/run #1? 100%/pets.yaml"))
-    assert recipe.store == "file:///work/run #1? 100%/store"
+    recipe = parse(MINIMAL, Location.parse("/data/run #1? 100%/pets.yaml"))
+    assert recipe.store == "file:///data/run #1? 100%/store"
 
 
 # Errors.
