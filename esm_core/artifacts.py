@@ -89,15 +89,15 @@ def open_version(store: Location, name: str, version: str | int = "latest") -> V
 
 
 def publish_version(
-    store: Location, name: str, files: Mapping[str, Writer], describe: Callable[[int], Manifest]
+    store: Location, name: str, files: Mapping[str, Writer], content: Mapping[str, Any]
 ) -> Version:
     """Claim the next number, write ``files`` and commit.
 
     Parameters
     ----------
     files : mapping of relative path to a function that writes the file's bytes to a stream
-    describe : callable
-        Version number → the manifest's content; name, version, time and files are added here.
+    content : mapping
+        The manifest's own part, JSON values; name, version, time and files are added here.
 
     Notes
     -----
@@ -118,7 +118,7 @@ def publish_version(
         "name": name,
         "version": number,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **describe(number),
+        **content,
         "files": written,
     }
     if not (location / MANIFEST).create(_render(manifest)):

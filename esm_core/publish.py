@@ -74,7 +74,7 @@ def publish(plan: Plan, accuracy: Accuracy) -> Version:
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None
             files[f"heads/{task.name}.safetensors"] = _head_writer(task.spec.head, task.facts.head_sha256)
-    return publish_version(plan.store, plan.recipe.name, files, lambda number: content)
+    return publish_version(plan.store, plan.recipe.name, files, content)
 
 
 def _head_writer(url: str, sha256: str) -> Writer:

@@ -56,7 +56,7 @@ def test_sixteen_creators_have_one_winner(bucket: Location) -> None:
 def test_concurrent_publishers_each_get_a_version(bucket: Location) -> None:
     def publish(index: int) -> int:
         files = {"model/weights.bin": bytes_writer(bytes([index]) * 1000)}
-        return publish_version(bucket, "pets", files, lambda number: {"identity": str(index)}).number
+        return publish_version(bucket, "pets", files, {"identity": str(index)}).number
 
     with ThreadPoolExecutor(8) as pool:
         numbers = list(pool.map(publish, range(8)))
