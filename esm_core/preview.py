@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from esm_core.alpha_scores import recall_choice
 from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
@@ -17,10 +18,13 @@ _DOUBLE = 8
 
 
 def recall_plan(found: Survey) -> Plan | None:
-    """The plan, if every input is known to the ledger from an earlier run; reads no content."""
+    """The plan, if every input is known to the ledger from an earlier run; reads no content.
+
+    A searched α is known where an earlier run has chosen it.
+    """
     try:
         facts = [recall_task(found.recipe, spec.name) for spec in found.recipe.tasks]
-        return make_plan(outline(found), recall_base(found.recipe), facts)
+        return recall_choice(make_plan(outline(found), recall_base(found.recipe), facts))
     except NotInspected:
         return None
 
@@ -53,6 +57,8 @@ def preview(found: Survey) -> dict[str, Any]:
         "architecture": found.architecture.name,
         "activation": found.architecture.activation,
         "text_tower": "from the base" if found.text else "placeholder (the base has none)",
+        "alpha": recipe.alpha,
+        "alpha_value": plan.alpha.value if plan and plan.alpha else None,
         "tasks": tasks,
         "weights": {
             "essential": sum(map(merges_essentially, weights)),
@@ -60,10 +66,14 @@ def preview(found: Survey) -> dict[str, Any]:
             "mean": len(weights) - len(matrices),
         },
         "layers_merged": sum(is_complete(plan.layer_folder(w)) for w in plan.decomposed) if plan else None,
-        "static_done": is_complete(plan.static_folder) if plan else None,
+        "static_done": _static_done(plan) if plan else None,
         "up_to_date": current.label if current else None,
         "estimates": _estimates(found),
     }
+
+
+def _static_done(plan: Plan) -> bool:
+    return plan.alpha is not None and is_complete(plan.static_folder)
 
 
 def _estimates(found: Survey) -> dict[str, float]:

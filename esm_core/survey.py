@@ -88,6 +88,8 @@ def survey(recipe: Recipe) -> Survey:
             )
         with _gather(problems, f"task {spec.name}"):
             _check_labelled(spec, architecture, bool(text))
+        if recipe.alpha == "validation":
+            problems.extend(f"task {spec.name}: {problem}" for problem in _unfit_for_validation(spec))
     raise_together(problems)
     assert architecture is not None
     assert base is not None
@@ -212,6 +214,18 @@ def _check_labelled(spec: TaskSpec, architecture: Architecture | None, has_text:
                     f"{url}: has {len(names)} class folders, but the head has {classes} classes."
                 )
     raise_together(problems)
+
+
+def _unfit_for_validation(spec: TaskSpec) -> list[str]:
+    problems = []
+    if spec.validation is None:
+        problems.append(
+            "validation: there are no validation images, which alpha: validation needs of every task. Give "
+            "them, or use alpha: label_free or a number."
+        )
+    if spec.validation is None and spec.head is None and spec.zero_shot is None:
+        problems.append("head: there is none, which alpha: validation needs of every task.")
+    return problems
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def problems_of(data: Any) -> tuple[str, ...]:
 
 def test_what_a_recipe_does_not_say_is_as_published() -> None:
     recipe = parse(MINIMAL)
-    assert (recipe.samples, recipe.seed, recipe.alpha) == (32, 0, 2.0)
+    assert (recipe.samples, recipe.seed, recipe.alpha) == (32, 0, "label_free")
     assert recipe.method.model_dump() == {
         "eigen_exponent": 0.15,
         "scaling_exponent": 2.0,
