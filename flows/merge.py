@@ -6,7 +6,7 @@ from esm_core.evaluate import evaluation_jobs
 from esm_core.plan import load_plan
 from esm_core.publish import up_to_date
 from esm_core.recipe import load_recipe
-from flows.alpha import search_alpha
+from flows.alpha_search import search_alpha
 from flows.gather import gather
 from tasks import merge as tasks
 

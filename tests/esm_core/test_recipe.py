@@ -184,6 +184,25 @@ def test_an_error_names_its_field(field: str, change: Callable[[dict[str, Any]],
     assert "secret" not in str(problems)
 
 
+@pytest.mark.parametrize(
+    "alpha", ["best", "", "fixed", True, False, None, [2.0], -0.1, "4.5", {}, float("inf")]
+)
+def test_a_wrong_alpha_is_one_problem(alpha: object) -> None:
+    (problem,) = problems_of(changed(lambda d: d.update(alpha=alpha)))
+    assert problem.startswith(
+        f"{SOURCE}: alpha: must be a number from 0 to 4, or one of label_free, validation"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "alpha"), [(0, 0.0), (4, 4.0), ("1e0", 1.0), ("validation", "validation")]
+)
+def test_alpha_is_a_number_or_names_a_search(written: object, alpha: object) -> None:
+    found = parse(changed(lambda d: d.update(alpha=written))).alpha
+    assert found == alpha
+    assert type(found) is type(alpha)
+
+
 def test_all_errors_are_reported_together() -> None:
     data = changed(lambda d: d.update(samples=0, alpha=9, extra=1) or d["tasks"][0].pop("proxy"))
     assert len(problems_of(data)) == 4
