@@ -13,6 +13,7 @@ from esm_core.images import open_images
 from esm_core.images.batches import image_batches
 from esm_core.plan import Plan
 from esm_core.storage import Location
+from esm_core.survey import unlabelled
 from esm_core.weights import open_tower
 
 
@@ -36,10 +37,7 @@ def count_correct(
     correct = total = 0
     for images, labels in batches:
         if None in labels:
-            raise InputError(
-                f"task {name}: {source.location}: holds {split} images without a label. Put them in a folder "
-                "per class, or give labels in the shards (.cls, .json) or the Parquet column."
-            )
+            raise InputError(f"task {name}: {unlabelled(source.location, split)}")
         unknown = [label for label in labels if label is not None and not 0 <= label < classes]
         if unknown:
             raise InputError(

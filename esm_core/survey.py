@@ -19,6 +19,7 @@ from esm_core.checkpoints import (
 from esm_core.errors import InputError, raise_together
 from esm_core.heads import head_classes
 from esm_core.images import choose_samples, open_images
+from esm_core.images.folder import ImageFolder
 from esm_core.recipe import Recipe, TaskSpec
 from esm_core.storage import Location
 from esm_core.store import check_store
@@ -209,11 +210,21 @@ def _check_labelled(spec: TaskSpec, architecture: Architecture | None, has_text:
             names = source.class_names
             if not source.sample_ids():
                 raise InputError(f"{url}: holds no images.")
+            if isinstance(source, ImageFolder) and names is None:
+                raise InputError(unlabelled(source.location, field))
             if names is not None and classes is not None and len(names) > classes:
                 raise InputError(
                     f"{url}: has {len(names)} class folders, but the head has {classes} classes."
                 )
     raise_together(problems)
+
+
+def unlabelled(location: Location, split: str) -> str:
+    """The problem of labelled images that are not."""
+    return (
+        f"{location}: holds {split} images without a label. Put them in a folder per class, or give labels "
+        "in the shards (.cls, .json) or the Parquet column."
+    )
 
 
 def _unfit_for_validation(spec: TaskSpec) -> list[str]:

@@ -1,10 +1,15 @@
 """The search for α, a part of the merge flow: one value after the other, all tasks of a value at once."""
 
+import logging
+
 from prefect import unmapped
 
 from esm_core.alpha import mean_score, next_alpha
 from flows.gather import gather
 from tasks import merge as tasks
+from tasks.options import log_name
+
+log = logging.getLogger(log_name)
 
 
 def search_alpha(plan_url: str, names: list[str], on_proxies: bool) -> str:
@@ -33,4 +38,5 @@ def search_alpha(plan_url: str, names: list[str], on_proxies: bool) -> str:
         scores = tasks.score_alpha.map(plan_url, unmapped(alpha), names)
         found = gather(f"scoring alpha {alpha}", dict(zip(names, scores, strict=True)))
         curve[alpha] = mean_score(found)
+        log.info("alpha %s scores %.4f", alpha, curve[alpha])
     return tasks.choose_alpha(plan_url, curve)

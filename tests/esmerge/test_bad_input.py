@@ -783,6 +783,9 @@ def test_a_recipe_that_contradicts_itself_is_told_so(
             id="neither",
         ),
         pytest.param(set_dogs(validation="nowhere"), "task dogs: validation: ", id="no such folder"),
+        pytest.param(
+            set_dogs(validation="dogs/proxy"), "holds validation images without a label", id="no labels"
+        ),
     ],
 )
 def test_a_search_for_alpha_that_cannot_be_made_is_refused_before_any_work(
@@ -795,11 +798,19 @@ def test_a_search_for_alpha_that_cannot_be_made_is_refused_before_any_work(
     assert not (world.root / "store" / "merges").exists()
 
 
-def test_validation_images_without_labels_are_named(world: World, refused: Refused) -> None:
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [([0, 7], "labels must be 0 to 2"), ([0, None], "holds validation images without a label")],
+)
+def test_validation_labels_that_only_contents_can_tell_are_named(
+    world: World, refused: Refused, labels: list[int | None], said: str
+) -> None:
     add_validation(world)
     world.recipe["alpha"] = "validation"
-    world.task("dogs")["validation"] = world.task("dogs")["proxy"]
-    refused(world, "task dogs: ", "holds validation images without a label", commands=("merge",))
+    image = (world.root / "dogs/proxy/0.png").read_bytes()
+    pq.write_table(pa.table({"image": [image, image], "label": labels}), world.root / "v.parquet")
+    world.task("dogs")["validation"] = "v.parquet"
+    refused(world, "scoring alpha", "task dogs: ", "v.parquet", said, commands=("merge",))
 
 
 BAD_NAMES = ["a/b", "../a", "..", "a..b", ".a", "/a", "", "a b", "a\\b", "é", "a" * 81]

@@ -122,8 +122,9 @@ def test_other_validation_images_matter_to_the_search_that_uses_them(
     add_validation(world)
     world.recipe["alpha"] = method
     published(world, esmerge)
-    world.task("dogs")["validation"] = "other"
+    world.task("dogs")["validation"] = "dogs/other"
     write_image(world.root / "dogs" / "other" / "class0" / "0.png", seed=99)
-    esmerge("merge", world.recipe_path)
+    again = esmerge("merge", world.recipe_path)
+    assert again.code == 0, again.err
     versions = json.loads(esmerge("versions", "--store", world.store, "pets", "--json").out)
     assert f"v{versions[-1]['version']:06d}" == version
