@@ -36,6 +36,14 @@ def next_alpha(curve: Mapping[float, float]) -> float | None:
     return next_point(curve, 0.0, MAX_ALPHA, TOLERANCE)
 
 
+def search_length() -> int:
+    """How many values a search evaluates."""
+    curve: dict[float, float] = {}
+    while (alpha := next_alpha(curve)) is not None:
+        curve[alpha] = 0.0
+    return len(curve)
+
+
 def mean_score(scores: Iterable[float]) -> float:
     """The mean over tasks, rounded to 12 decimals: the same whatever the order, and ties stay ties."""
     values = list(scores)

@@ -1,6 +1,6 @@
 import itertools
 
-from esm_core.alpha import ChosenAlpha, choose, mean_score, next_alpha
+from esm_core.alpha import ChosenAlpha, choose, mean_score, next_alpha, search_length
 
 
 def test_the_alpha_with_the_best_score_is_chosen_and_the_curve_kept() -> None:
@@ -24,3 +24,4 @@ def test_a_search_stays_between_0_and_4_and_ends() -> None:
         assert 0 <= alpha <= 4
         curve[alpha] = -alpha
     assert choose("label_free", curve).value < 0.05
+    assert len(curve) == search_length() == 11
