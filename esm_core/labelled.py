@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from esm_core.architecture import full_model, preprocess
-from esm_core.checkpoints import open_checkpoint, text_checkpoint
+from esm_core.checkpoints import TensorInfo, open_checkpoint, text_checkpoint, write_safetensors
 from esm_core.errors import InputError
 from esm_core.heads import linear_head, predictions, zero_shot_head
 from esm_core.images import open_images
 from esm_core.images.batches import image_batches
 from esm_core.plan import Plan
+from esm_core.recipe import ZeroShotSpec
+from esm_core.stages import digest_of
 from esm_core.storage import Location
 from esm_core.survey import unlabelled
 from esm_core.weights import open_tower
@@ -56,9 +58,19 @@ def _head(plan: Plan, name: str) -> dict[str, Tensor]:
     if spec.zero_shot is None:
         assert spec.head is not None
         return linear_head(spec.head)
+    identity = {"head": plan.head_identity(name), "model_cfg": plan.architecture.model_cfg}
+    kept = plan.store / "zero-shot" / f"{digest_of('zero-shot', identity)}.safetensors"
+    if not kept.is_file():
+        head = _zero_shot_head(plan, spec.zero_shot)
+        infos = {key: TensorInfo(tuple(tensor.shape), tensor.dtype) for key, tensor in head.items()}
+        write_safetensors(kept, infos, head.__getitem__)
+    return linear_head(kept.url)
+
+
+def _zero_shot_head(plan: Plan, spec: ZeroShotSpec) -> dict[str, Tensor]:
     checkpoint = open_checkpoint(Location.parse(plan.base.url))
     base = open_tower(checkpoint.location)
     text = text_checkpoint(checkpoint)
     state = {key: base.read(key) for key in base.tensors} | {key: text.read(key) for key in text.tensors}
     model = full_model(plan.architecture, {key: value.float() for key, value in state.items()})
-    return zero_shot_head(spec.zero_shot, model, plan.architecture)
+    return zero_shot_head(spec, model, plan.architecture)

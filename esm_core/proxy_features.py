@@ -62,4 +62,4 @@ def proxy_features(plan: Plan, tower: nn.Module, name: str) -> Tensor:
     batches = image_batches(samples, source.location, preprocess(plan.architecture), settings.batch_size)
     with torch.inference_mode():
         features = [tower(images.to(settings.device)).cpu().double() for images, _ in batches]
-    return functional.normalize(torch.cat(features), dim=-1).clone()
+    return functional.normalize(torch.cat(features), dim=-1)

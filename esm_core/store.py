@@ -13,6 +13,7 @@ Layout (contract; a change needs a new format number and a reader for the old on
     {store}/scores/{digest}.json         score of one alpha for one task
     {store}/alphas/{digest}.json         the alpha that a search has chosen
     {store}/static/{digest}/             the merged checkpoint, before publication
+    {store}/zero-shot/{digest}.safetensors heads made of class names
     {store}/evaluations/{digest}.json    accuracy of one model on one task
     {store}/artifacts/{name}/v000001/    published versions
 """
