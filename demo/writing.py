@@ -132,7 +132,7 @@ tasks:
 {tasks}
 
 samples: 32                 # proxy images per task
-alpha: 2.0                  # merging coefficient, 0 to 4
+alpha: label_free           # merging coefficient: searched on the proxy images; or a number, 0 to 4
 
 # Baselines to show beside ESM in the table.
 compare:

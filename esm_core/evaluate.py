@@ -5,14 +5,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from esm_core.architecture import build_tower, full_model, preprocess
-from esm_core.checkpoints import open_checkpoint, text_checkpoint
-from esm_core.errors import InputError
-from esm_core.heads import linear_head, predictions, zero_shot_head
-from esm_core.images import open_images
-from esm_core.images.batches import image_batches
+from esm_core.architecture import build_tower
+from esm_core.labelled import count_correct
 from esm_core.layer_merges import open_towers
 from esm_core.methods import BASELINES
 from esm_core.plan import Plan
@@ -20,7 +16,7 @@ from esm_core.recipe import CompareSpec
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.static import WEIGHTS_NAME
 from esm_core.storage import Location
-from esm_core.weights import Updates, open_tower, read_weight
+from esm_core.weights import Updates, open_tower, read_tower
 
 Accuracy = dict[str, dict[str, float]]
 
@@ -71,7 +67,7 @@ def evaluate(plan: Plan, job: EvaluationJob) -> None:
     settings = plan.recipe.evaluate
     tower = build_tower(plan.architecture, _tensors(plan, job), settings.device, torch.float32)
     for name in todo:
-        correct, total = _count(plan, tower, name)
+        correct, total = count_correct(plan, tower, name, "test")
         facts = {"correct": correct, "total": total, "method": job.method, "task": name}
         folders[name].write_bytes(canonical_json({"format": FORMAT, "facts": facts}))
 
@@ -105,13 +101,13 @@ def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
     base = open_tower(Location.parse(plan.base.weights))
     match job.method:
         case "base":
-            return {name: base.read(name) for name in base.tensors}
+            return read_tower(base, base)
         case "experts":
             tuned = open_tower(Location.parse(plan.task(job.tasks[0]).facts.checkpoint.weights))
-            return {name: read_weight(tuned, base, name) for name in base.tensors}
+            return read_tower(tuned, base)
         case "esm":
             merged = open_tower(plan.static_folder / WEIGHTS_NAME)
-            return {name: merged.read(name) for name in merged.tensors}
+            return read_tower(merged, merged)
     spec = _compared(plan, job.method)
     baseline = BASELINES[spec.method]
     coefficient = spec.coefficient or baseline.coefficient
@@ -120,45 +116,3 @@ def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
         update = baseline.merge_weight(Updates(towers, name))
         tensors[name] = (base.read(name).to(torch.float64) + coefficient * update).to(info.dtype)
     return tensors
-
-
-def _head(plan: Plan, name: str) -> dict[str, Tensor]:
-    spec = plan.task(name).spec
-    if spec.zero_shot is None:
-        assert spec.head is not None
-        return linear_head(spec.head)
-    checkpoint = open_checkpoint(Location.parse(plan.base.url))
-    base = open_tower(checkpoint.location)
-    text = text_checkpoint(checkpoint)
-    state = {key: base.read(key) for key in base.tensors} | {key: text.read(key) for key in text.tensors}
-    model = full_model(plan.architecture, {key: value.float() for key, value in state.items()})
-    return zero_shot_head(spec.zero_shot, model, plan.architecture)
-
-
-def _count(plan: Plan, tower: nn.Module, name: str) -> tuple[int, int]:
-    spec = plan.task(name).spec
-    assert spec.test is not None
-    head = _head(plan, name)
-    classes = head["weight"].shape[0]
-    source = open_images(Location.parse(spec.test))
-    batches = image_batches(
-        source.read_all(), source.location, preprocess(plan.architecture), plan.recipe.evaluate.batch_size
-    )
-    correct = total = 0
-    for images, labels in batches:
-        if None in labels:
-            raise InputError(
-                f"task {name}: {source.location}: holds test images without a label. Put them in a folder "
-                "per class, or give labels in the shards (.cls, .json) or the Parquet column."
-            )
-        unknown = [label for label in labels if label is not None and not 0 <= label < classes]
-        if unknown:
-            raise InputError(
-                f"task {name}: {source.location}: labels must be 0 to {classes - 1} to fit the head, "
-                f"found {unknown[0]}."
-            )
-        with torch.inference_mode():
-            found = predictions(tower(images.to(plan.recipe.evaluate.device)), head).cpu()
-        correct += int((found == torch.tensor(labels)).sum())
-        total += len(labels)
-    return correct, total

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from esm_core.alpha import ChosenAlpha
 from esm_core.architecture import Architecture
 from esm_core.checkpoints import TensorInfo
 from esm_core.errors import IntegrityError
@@ -82,6 +83,8 @@ class Plan(BaseModel):
         Sorted by name, so the order in the recipe does not matter, bit for bit.
     rules, has_text
         As in :class:`Outline`.
+    alpha : ChosenAlpha, optional
+        ``None`` until the search that the recipe asks for has chosen it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -93,6 +96,7 @@ class Plan(BaseModel):
     tasks: list[PlannedTask]
     rules: dict[str, Rule]
     has_text: bool
+    alpha: ChosenAlpha | None
 
     @property
     def store(self) -> Location:
@@ -141,15 +145,32 @@ class Plan(BaseModel):
 
     @property
     def static_folder(self) -> Location:
+        """Where the merged checkpoint is written; known once α is."""
+        assert self.alpha is not None
+        return self.store / "static" / self._static_digest(self.alpha.value)
+
+    @property
+    def _alpha_setting(self) -> Any:
+        """α where it is fixed, else what determines its search beside the merge and the heads."""
+        if isinstance(self.recipe.alpha, float):
+            return self.recipe.alpha
+        images = {t.name: t.facts.validation.sha256 for t in self.tasks if t.facts.validation is not None}
+        return {
+            "search": self.recipe.alpha,
+            "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+            "validation": images if self.recipe.alpha == "validation" else None,
+        }
+
+    def _static_digest(self, alpha: Any) -> str:
         identity = {
             "merge": self.merge_digest,
-            "alpha": self.recipe.alpha,
+            "alpha": alpha,
             "inter_layer": self.recipe.method.inter_layer,
             "model_cfg": self.architecture.model_cfg,
             "preprocess": self.architecture.preprocess_cfg,
             "has_text": self.has_text,
         }
-        return self.store / "static" / digest_of("static", identity)
+        return digest_of("static", identity)
 
     def baseline_identity(self, spec: CompareSpec) -> dict[str, Any]:
         """What determines a baseline's weights."""
@@ -168,10 +189,15 @@ class Plan(BaseModel):
             "model": model,
             "architecture": self.architecture.identity,
             "test": task.facts.test.sha256,
-            "head": task.facts.head_sha256 or {"base": self.base.sha256, **head_identity(task.spec)},
+            "head": self.head_identity(name),
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
         }
         return self.store / "evaluations" / f"{digest_of('evaluation', identity)}.json"
+
+    def head_identity(self, name: str) -> Any:
+        """What determines the head of a task."""
+        task = self.task(name)
+        return task.facts.head_sha256 or {"base": self.base.sha256, **head_identity(task.spec)}
 
     @property
     def evaluated(self) -> list[str]:
@@ -180,11 +206,14 @@ class Plan(BaseModel):
 
     @property
     def identity(self) -> str:
-        """sha256 over everything that determines a published version; equal means up to date."""
+        """sha256 over everything that determines a published version; equal means up to date.
+
+        Of a searched α it holds what determines the search, so it is known before the search is done.
+        """
         heads = {t.name: [t.facts.head_sha256, head_identity(t.spec)] for t in self.tasks}
         tests = {t.name: t.facts.test.sha256 for t in self.tasks if t.facts.test is not None}
         identity = {
-            "static": self.static_folder.name,
+            "static": self._static_digest(self._alpha_setting),
             "heads": heads,
             "tests": tests,
             "compare": [self.baseline_identity(spec) for spec in self.recipe.compare],
@@ -210,7 +239,9 @@ def make_plan(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) -> 
         )
         for facts in sorted(tasks, key=lambda facts: facts.name)
     ]
+    alpha = found.recipe.alpha
     return Plan(
+        alpha=ChosenAlpha(value=alpha, method="fixed") if isinstance(alpha, float) else None,
         recipe=found.recipe,
         architecture=found.architecture,
         base=base,

@@ -5,22 +5,30 @@ from typing import Any
 
 import torch
 
+from esm_core.alpha import search_length
+from esm_core.alpha_scores import recall_choice
+from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.plan import Plan, make_plan, outline
 from esm_core.publish import published
+from esm_core.recipe import Recipe
 from esm_core.stages import is_complete
+from esm_core.storage import Location
 from esm_core.survey import Survey
 
 _DOUBLE = 8
 
 
 def recall_plan(found: Survey) -> Plan | None:
-    """The plan, if every input is known to the ledger from an earlier run; reads no content."""
+    """The plan, if every input is known to the ledger from an earlier run; reads no content.
+
+    A searched α is known where an earlier run has chosen it.
+    """
     try:
         facts = [recall_task(found.recipe, spec.name) for spec in found.recipe.tasks]
-        return make_plan(outline(found), recall_base(found.recipe), facts)
+        return recall_choice(make_plan(outline(found), recall_base(found.recipe), facts))
     except NotInspected:
         return None
 
@@ -53,6 +61,8 @@ def preview(found: Survey) -> dict[str, Any]:
         "architecture": found.architecture.name,
         "activation": found.architecture.activation,
         "text_tower": "from the base" if found.text else "placeholder (the base has none)",
+        "alpha": recipe.alpha,
+        "alpha_value": _alpha_value(recipe, plan),
         "tasks": tasks,
         "weights": {
             "essential": sum(map(merges_essentially, weights)),
@@ -60,10 +70,20 @@ def preview(found: Survey) -> dict[str, Any]:
             "mean": len(weights) - len(matrices),
         },
         "layers_merged": sum(is_complete(plan.layer_folder(w)) for w in plan.decomposed) if plan else None,
-        "static_done": is_complete(plan.static_folder) if plan else None,
+        "static_done": _static_done(plan) if plan else None,
         "up_to_date": current.label if current else None,
         "estimates": _estimates(found),
     }
+
+
+def _alpha_value(recipe: Recipe, plan: Plan | None) -> float | None:
+    if isinstance(recipe.alpha, float):
+        return recipe.alpha
+    return plan.alpha.value if plan and plan.alpha else None
+
+
+def _static_done(plan: Plan) -> bool:
+    return plan.alpha is not None and is_complete(plan.static_folder)
 
 
 def _estimates(found: Survey) -> dict[str, float]:
@@ -82,15 +102,26 @@ def _estimates(found: Survey) -> dict[str, float]:
             flops, memory = _layer_cost(info.shape[0], info.shape[1], tokens, count)
             merge_flops += flops
             peak = max(peak, memory)
-    collect_flops += 2.0 * parameters * tokens
+    forward_flops = 2.0 * parameters * tensors["visual.positional_embedding"].shape[0]
+    collect_flops += recipe.samples * forward_flops
     rate = _measured_rate()
     return {
         "checkpoint_bytes": sum(t.tower.location.size() for t in found.tasks.values()),
         "shift_store_bytes": count * shift_bytes,
         "merge_store_bytes": float(_DOUBLE * parameters),
         "peak_memory_bytes_per_worker": max(peak, 3.0 * 4 * parameters),
-        "core_seconds": (count * collect_flops + merge_flops) / rate,
+        "core_seconds": (count * collect_flops + merge_flops + _searched(recipe) * forward_flops) / rate,
     }
+
+
+def _searched(recipe: Recipe) -> int:
+    """How many images the search for α runs through a tower."""
+    if recipe.alpha == "label_free":
+        return len(recipe.tasks) * recipe.samples * (search_length() + 2)
+    if recipe.alpha == "validation":
+        urls = [spec.validation for spec in recipe.tasks if spec.validation is not None]
+        return search_length() * sum(len(open_images(Location.parse(url)).sample_ids()) for url in urls)
+    return 0
 
 
 def _layer_cost(rows_out: int, width: int, tokens: int, count: int) -> tuple[float, float]:

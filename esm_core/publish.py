@@ -102,6 +102,7 @@ def _checked_copy(source: Location, sha256: str) -> Writer:
 
 
 def _manifest(plan: Plan, accuracy: Accuracy, facts: dict[str, Any], parent: int | None) -> Manifest:
+    assert plan.alpha is not None
     tasks = {}
     for task in plan.tasks:
         checkpoint = task.facts.checkpoint
@@ -134,7 +135,8 @@ def _manifest(plan: Plan, accuracy: Accuracy, facts: dict[str, Any], parent: int
             },
             "tasks": tasks,
         },
-        "alpha": plan.recipe.alpha,
+        "alpha": plan.alpha.value,
+        "alpha_search": plan.alpha.model_dump(include={"method", "curve"}),
         "layer_scales": facts["layer_scales"],
         "metrics": {"accuracy": accuracy},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},

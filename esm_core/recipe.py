@@ -1,12 +1,21 @@
 """The recipe: one YAML file that says what to merge, how, and where the result goes."""
 
 import json
+import math
 import reprlib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import torch
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from esm_core.errors import InputError, raise_together
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
@@ -17,6 +26,9 @@ NAME_RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit,
 
 Activation = Literal["gelu", "quick_gelu"]
 Method = Literal["average", "task_arithmetic", "tsv_m", "iso_c"]
+AlphaSearch = Literal["label_free", "validation"]
+
+MAX_ALPHA = 4.0
 
 
 def check_name(name: str) -> str:
@@ -35,8 +47,30 @@ def _check_device(device: str) -> str:
     return device
 
 
+def _check_alpha(value: object) -> object:
+    if value in get_args(AlphaSearch):
+        return value
+    try:
+        number = float(value) if isinstance(value, int | float | str) and value is not True else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= MAX_ALPHA or value is False:
+        raise ValueError(
+            f"must be a number from 0 to {MAX_ALPHA:g}, or one of {', '.join(get_args(AlphaSearch))} "
+            f"(got {reprlib.repr(value)})"
+        )
+    return number
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 Device = Annotated[str, AfterValidator(_check_device)]
+# One validator for both forms: a union of types would report a wrong value once per type.
+Alpha = Annotated[
+    float | AlphaSearch,
+    PlainValidator(
+        _check_alpha, json_schema_input_type=Annotated[float, Field(ge=0, le=MAX_ALPHA)] | AlphaSearch
+    ),
+]
 
 
 class _Section(BaseModel):
@@ -140,7 +174,11 @@ class Recipe(_Section):
     tasks: list[TaskSpec] = Field(min_length=1, description="The fine-tunes, two or more.")
     samples: int = Field(32, ge=1, description="Proxy images per task.")
     seed: int = Field(0, ge=0, description="Seed of the choice of proxy images.")
-    alpha: float = Field(2.0, ge=0, le=4, description="Merging coefficient (twice the released code's).")
+    alpha: Alpha = Field(
+        "label_free",
+        description="Merging coefficient: a number (twice the released code's), or how to search it: "
+        "label_free on the proxy images, validation on the labelled validation images.",
+    )
     method: MergeSettings = Field(MergeSettings(), description="Settings of the merge method.")
     collect: CollectSpec = CollectSpec()
     fuse: FuseSpec = FuseSpec()

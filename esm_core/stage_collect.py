@@ -10,7 +10,7 @@ from esm_core.plan import Plan
 from esm_core.shifts import write_shifts
 from esm_core.stages import is_complete
 from esm_core.storage import Location
-from esm_core.weights import open_tower, read_weight
+from esm_core.weights import open_tower, read_tower
 
 _PRECISIONS = {
     "float32": torch.float32,
@@ -34,7 +34,7 @@ def collect_task(plan: Plan, name: str) -> Location:
     task, settings = plan.task(name), plan.recipe.collect
     base = open_tower(Location.parse(plan.base.weights))
     tuned = open_tower(Location.parse(task.facts.checkpoint.weights))
-    tensors = {weight: read_weight(tuned, base, weight) for weight in base.tensors}
+    tensors = read_tower(tuned, base)
     tower = build_tower(plan.architecture, tensors, settings.device, _PRECISIONS[settings.precision])
     source = open_images(Location.parse(task.spec.proxy))
     samples = source.read(task.facts.proxies)

@@ -48,6 +48,8 @@ def finish(plan: Plan) -> Location:
     folder = plan.static_folder
     if is_complete(folder):
         return folder
+    assert plan.alpha is not None
+    alpha = plan.alpha.value
     scales = layer_scales(update_norms(plan), plan.recipe.method)
     config = publishable_config(plan.architecture, plan.has_text)
     published = plan.architecture.model_copy(update={"model_cfg": config["model_cfg"]})
@@ -62,7 +64,7 @@ def finish(plan: Plan) -> Location:
 
     def read(name: str) -> Tensor:
         if name in base.tensors:
-            return merged_weight(plan, towers, name, scales).to(base.tensors[name].dtype)
+            return merged_weight(plan, towers, name, scales, alpha).to(base.tensors[name].dtype)
         if name in text.tensors:
             kept: Tensor = text.read(name)
             return kept
@@ -75,14 +77,14 @@ def finish(plan: Plan) -> Location:
     return folder
 
 
-def merged_weight(plan: Plan, towers: Towers, weight: str, scales: dict[str, float]) -> Tensor:
-    """One weight of the merged tower, float64."""
+def merged_weight(plan: Plan, towers: Towers, weight: str, scales: dict[str, float], alpha: float) -> Tensor:
+    """One weight of the merged tower at ``alpha``, float64."""
     base = towers.base.read(weight).to(torch.float64)
     rule = plan.rules[weight]
     if rule == "mean":
         return base + average.merge_weight(Updates(towers, weight))
-    alpha = plan.recipe.alpha if rule == "essential" else 1.0
-    return base + (alpha * scales[weight]) * read_update(plan, weight)
+    coefficient = alpha if rule == "essential" else 1.0
+    return base + (coefficient * scales[weight]) * read_update(plan, weight)
 
 
 def static_facts(plan: Plan) -> dict[str, Any]:

@@ -8,7 +8,12 @@ Layout (contract; a change needs a new format number and a reader for the old on
     {store}/plans/{sha256}.json          resolved recipes, given to tasks by reference
     {store}/shifts/{digest}/             collected layer inputs of one fine-tune
     {store}/merges/{digest}/{weight}/    merged update of one weight
+    {store}/lines/{digest}/              merged towers of every alpha, for its search
+    {store}/features/{digest}/           features of one task's proxies by base and fine-tune
+    {store}/scores/{digest}.json         score of one alpha for one task
+    {store}/alphas/{digest}.json         the alpha that a search has chosen
     {store}/static/{digest}/             the merged checkpoint, before publication
+    {store}/zero-shot/{digest}.safetensors heads made of class names
     {store}/evaluations/{digest}.json    accuracy of one model on one task
     {store}/artifacts/{name}/v000001/    published versions
 """

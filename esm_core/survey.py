@@ -19,6 +19,7 @@ from esm_core.checkpoints import (
 from esm_core.errors import InputError, raise_together
 from esm_core.heads import head_classes
 from esm_core.images import choose_samples, open_images
+from esm_core.images.folder import ImageFolder
 from esm_core.recipe import Recipe, TaskSpec
 from esm_core.storage import Location
 from esm_core.store import check_store
@@ -88,6 +89,8 @@ def survey(recipe: Recipe) -> Survey:
             )
         with _gather(problems, f"task {spec.name}"):
             _check_labelled(spec, architecture, bool(text))
+        if recipe.alpha == "validation":
+            problems.extend(f"task {spec.name}: {problem}" for problem in _unfit_for_validation(spec))
     raise_together(problems)
     assert architecture is not None
     assert base is not None
@@ -207,11 +210,33 @@ def _check_labelled(spec: TaskSpec, architecture: Architecture | None, has_text:
             names = source.class_names
             if not source.sample_ids():
                 raise InputError(f"{url}: holds no images.")
+            if isinstance(source, ImageFolder) and names is None:
+                raise InputError(unlabelled(source.location, field))
             if names is not None and classes is not None and len(names) > classes:
                 raise InputError(
                     f"{url}: has {len(names)} class folders, but the head has {classes} classes."
                 )
     raise_together(problems)
+
+
+def unlabelled(location: Location, split: str) -> str:
+    """The problem of labelled images that are not."""
+    return (
+        f"{location}: holds {split} images without a label. Put them in a folder per class, or give labels "
+        "in the shards (.cls, .json) or the Parquet column."
+    )
+
+
+def _unfit_for_validation(spec: TaskSpec) -> list[str]:
+    problems = []
+    if spec.validation is None:
+        problems.append(
+            "validation: there are no validation images, which alpha: validation needs of every task. Give "
+            "them, or use alpha: label_free or a number."
+        )
+    if spec.validation is None and spec.head is None and spec.zero_shot is None:
+        problems.append("head: there is none, which alpha: validation needs of every task.")
+    return problems
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class Updates(Sequence[Tensor]):
         return tuned.to(device=self._device, dtype=torch.float64) - self._base
 
 
+def read_tower(tuned: VisionCheckpoint, base: VisionCheckpoint) -> dict[str, Tensor]:
+    """Every weight of a fine-tune (or of the base itself), under the base's names and in its dtypes."""
+    return {name: read_weight(tuned, base, name) for name in base.tensors}
+
+
 def read_weight(tuned: VisionCheckpoint, base: VisionCheckpoint, weight: str) -> Tensor:
     """One weight of a fine-tune; the base's projection where the fine-tune's layout has none."""
     source = tuned if weight in tuned.tensors or weight != PROJECTION else base

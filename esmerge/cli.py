@@ -67,6 +67,9 @@ def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
         f"weights: {weights['essential']} by essential subspaces, {weights['tsv_m']} by TSV-M, "
         f"{weights['mean']} by their mean; merged already: {'unknown' if done is None else done}"
     )
+    searched = content["alpha"] != content["alpha_value"]
+    value = "not searched yet" if content["alpha_value"] is None else content["alpha_value"]
+    out.print(f"alpha: {content['alpha']}{f' ({value})' if searched else ''}")
     cost = content["estimates"]
     out.print(
         f"reads {cost['checkpoint_bytes'] / 1e6:.1f} MB of fine-tunes; stores "
@@ -139,7 +142,7 @@ def show_command(
         return
     manifest = found.manifest
     out.print(f"[bold]{name} {found.label}[/bold] of {manifest['created']} at {found.folder}")
-    out.print(f"architecture {manifest['architecture']['name']}, alpha {manifest['alpha']}")
+    out.print(f"architecture {manifest['architecture']['name']}, alpha {manifest['alpha']}{_how(manifest)}")
     for task, facts in manifest["inputs"]["tasks"].items():
         out.print(f"  {task}: {facts['checkpoint']['url']} (sha256 {facts['checkpoint']['sha256'][:12]})")
     for path, facts in manifest["files"].items():
@@ -201,6 +204,15 @@ def progress() -> Iterator[None]:
 
 def _print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _how(manifest: Any) -> str:
+    """How α was chosen; manifests of the first releases do not say it, theirs is always fixed."""
+    search = manifest.get("alpha_search", {"method": "fixed"})
+    if search["method"] == "fixed":
+        return " (fixed)"
+    best = max(score for _, score in search["curve"])
+    return f" ({search['method']} search: best of {len(search['curve'])} values, score {best:.4f})"
 
 
 def _print_accuracy(manifest: Any) -> None:

@@ -1,4 +1,4 @@
-"""The merge flow: survey, inspect, plan, collect, merge layers, finish, evaluate, publish."""
+"""The merge flow: survey, inspect, plan, collect, merge layers, choose α, finish, evaluate, publish."""
 
 from prefect import flow, unmapped
 
@@ -6,6 +6,7 @@ from esm_core.evaluate import evaluation_jobs
 from esm_core.plan import load_plan
 from esm_core.publish import up_to_date
 from esm_core.recipe import load_recipe
+from flows.alpha_search import search_alpha
 from flows.gather import gather
 from tasks import merge as tasks
 
@@ -41,6 +42,8 @@ def merge(recipe: str) -> str:
     gather("collecting", dict(zip(names, tasks.collect.map(plan_url, names), strict=True)))
     weights = plan.decomposed
     gather("merging", dict(zip(weights, tasks.merge_layer.map(plan_url, weights), strict=True)))
+    if plan.alpha is None:
+        plan_url = search_alpha(plan_url, names, on_proxies=plan.recipe.alpha == "label_free")
     tasks.finish_weights(plan_url)
     jobs = evaluation_jobs(plan)
     evaluations = tasks.evaluate_model.map(plan_url, jobs)

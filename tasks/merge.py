@@ -5,10 +5,14 @@ import time
 
 from prefect import task
 
+from esm_core.alpha import choose
+from esm_core.alpha_scores import keep_choice, recall_choice, score
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate
 from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
+from esm_core.line import write_line
 from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
+from esm_core.proxy_features import write_references
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
 from esm_core.stage_collect import collect_task
@@ -46,7 +50,7 @@ def inspect_one(recipe: Recipe, name: str) -> TaskFacts:
 
 @task(name="plan", **OPTIONS)
 def plan_merge(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) -> str:
-    return save_plan(make_plan(found, base, tasks))
+    return save_plan(recall_choice(make_plan(found, base, tasks)))
 
 
 @task(name="collect", task_run_name="collect-{name}", **OPTIONS)
@@ -65,6 +69,33 @@ def merge_layer(plan_url: str, weight: str) -> str:
     folder = merge_one(load_plan(plan_url), weight)
     log.info("merged %s (%.1f s)", weight, time.monotonic() - started)
     return folder.url
+
+
+@task(name="line", **OPTIONS)
+def write_the_line(plan_url: str) -> str:
+    set_threads()
+    return write_line(load_plan(plan_url)).url
+
+
+@task(name="reference", task_run_name="reference-{name}", **OPTIONS)
+def measure_references(plan_url: str, name: str) -> str:
+    set_threads()
+    return write_references(load_plan(plan_url), name).url
+
+
+@task(name="score", task_run_name="score-{alpha}-{name}", **OPTIONS)
+def score_alpha(plan_url: str, alpha: float, name: str) -> float:
+    set_threads()
+    return score(load_plan(plan_url), alpha, name)
+
+
+@task(name="choose-alpha", **OPTIONS)
+def choose_alpha(plan_url: str, curve: dict[float, float]) -> str:
+    """The URL of the plan with the best α of the curve."""
+    plan = load_plan(plan_url)
+    chosen = choose(str(plan.recipe.alpha), curve)
+    log.info("chose alpha %s of %d tried (%s)", chosen.value, len(curve), chosen.method)
+    return save_plan(keep_choice(plan, chosen))
 
 
 @task(name="finish", **OPTIONS)

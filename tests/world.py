@@ -12,7 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from esm_core.architecture import Architecture, load_architecture, tower_shapes
+from esm_core.inspection import inspect_base, inspect_task
+from esm_core.layer_merges import merge_one
+from esm_core.plan import Plan, make_plan, outline
+from esm_core.recipe import load_recipe
+from esm_core.stage_collect import collect_task
 from esm_core.storage import Location
+from esm_core.survey import survey
 
 VISION = {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1}
@@ -91,5 +97,24 @@ def build_world(root: Path, tasks: tuple[str, ...] = ("cats", "dogs", "maps"), t
         "base": {"architecture": "config.json", "checkpoint": "base.safetensors"},
         "tasks": specs,
         "samples": 4,
+        "alpha": 2.0,  # quick; the searches have tests of their own
     }
     return world
+
+
+def add_validation(world: World) -> None:
+    """Give every task validation images: its test images."""
+    for task in world.recipe["tasks"]:
+        task["validation"] = task["test"]
+
+
+def merge_layers(world: World) -> Plan:
+    """Everything a merge does before α matters, without Prefect."""
+    recipe = load_recipe(str(world.recipe_path))
+    facts = [inspect_task(recipe, spec.name) for spec in recipe.tasks]
+    plan = make_plan(outline(survey(recipe)), inspect_base(recipe), facts)
+    for task in plan.tasks:
+        collect_task(plan, task.name)
+    for weight in plan.decomposed:
+        merge_one(plan, weight)
+    return plan

@@ -86,5 +86,5 @@ def test_the_recipe_parses(tmp_path: Path, tasks: list[Task]) -> None:
     write_recipe(tmp_path / "recipe.yaml", [task.name for task in tasks])
     recipe = load_recipe(str(tmp_path / "recipe.yaml"))
     assert recipe.name == "demo"
-    assert recipe.alpha == 2.0
+    assert recipe.alpha == "label_free"
     assert {spec.method for spec in recipe.compare} == {"average", "task_arithmetic", "tsv_m", "iso_c"}

@@ -41,7 +41,7 @@ def problems_of(data: Any) -> tuple[str, ...]:
 
 def test_what_a_recipe_does_not_say_is_as_published() -> None:
     recipe = parse(MINIMAL)
-    assert (recipe.samples, recipe.seed, recipe.alpha) == (32, 0, 2.0)
+    assert (recipe.samples, recipe.seed, recipe.alpha) == (32, 0, "label_free")
     assert recipe.method.model_dump() == {
         "eigen_exponent": 0.15,
         "scaling_exponent": 2.0,
@@ -182,6 +182,25 @@ def test_an_error_names_its_field(field: str, change: Callable[[dict[str, Any]],
     problems = problems_of(changed(change))
     assert any(problem.startswith(f"{SOURCE}: {field}: ") for problem in problems), problems
     assert "secret" not in str(problems)
+
+
+@pytest.mark.parametrize(
+    "alpha", ["best", "", "fixed", True, False, None, [2.0], -0.1, "4.5", {}, float("inf")]
+)
+def test_a_wrong_alpha_is_one_problem(alpha: object) -> None:
+    (problem,) = problems_of(changed(lambda d: d.update(alpha=alpha)))
+    assert problem.startswith(
+        f"{SOURCE}: alpha: must be a number from 0 to 4, or one of label_free, validation"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "alpha"), [(0, 0.0), (4, 4.0), ("1e0", 1.0), ("validation", "validation")]
+)
+def test_alpha_is_a_number_or_names_a_search(written: object, alpha: object) -> None:
+    found = parse(changed(lambda d: d.update(alpha=written))).alpha
+    assert found == alpha
+    assert type(found) is type(alpha)
 
 
 def test_all_errors_are_reported_together() -> None:

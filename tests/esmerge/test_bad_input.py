@@ -19,7 +19,7 @@ import torch
 from s3fs import S3FileSystem
 from safetensors.torch import load, save_file
 from services import Command, Outcome, S3Server
-from world import World, build_world, write_image
+from world import World, add_validation, build_world, write_image
 
 from deployments.local import run_merge
 from esm_core.checkpoints import SafetensorsFile
@@ -760,6 +760,57 @@ def test_a_recipe_that_contradicts_itself_is_told_so(
 ) -> None:
     spoil(world)
     refused(world, f"{world.root}/recipe.yaml: ", said)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        pytest.param(set_recipe(alpha="best"), "alpha: must be a number from 0 to 4, or one of", id="a word"),
+        pytest.param(set_recipe(alpha=4.1), "alpha: must be a number from 0 to 4", id="too large"),
+        pytest.param(
+            lambda world: world.task("dogs").pop("validation"),
+            "task dogs: validation: there are no validation images, which alpha: validation needs",
+            id="no validation images",
+        ),
+        pytest.param(
+            lambda world: world.task("dogs").pop("head"),
+            "task dogs: validation: images are given without a head",
+            id="no head",
+        ),
+        pytest.param(
+            lambda world: [world.task("dogs").pop(key) for key in ("head", "test", "validation")],
+            "task dogs: head: there is none, which alpha: validation needs",
+            id="neither",
+        ),
+        pytest.param(set_dogs(validation="nowhere"), "task dogs: validation: ", id="no such folder"),
+        pytest.param(
+            set_dogs(validation="dogs/proxy"), "holds validation images without a label", id="no labels"
+        ),
+    ],
+)
+def test_a_search_for_alpha_that_cannot_be_made_is_refused_before_any_work(
+    world: World, refused: Refused, spoil: Spoil, said: str
+) -> None:
+    add_validation(world)
+    world.recipe["alpha"] = "validation"
+    spoil(world)
+    refused(world, said)
+    assert not (world.root / "store" / "merges").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [([0, 7], "labels must be 0 to 2"), ([0, None], "holds validation images without a label")],
+)
+def test_validation_labels_that_only_contents_can_tell_are_named(
+    world: World, refused: Refused, labels: list[int | None], said: str
+) -> None:
+    add_validation(world)
+    world.recipe["alpha"] = "validation"
+    image = (world.root / "dogs/proxy/0.png").read_bytes()
+    pq.write_table(pa.table({"image": [image, image], "label": labels}), world.root / "v.parquet")
+    world.task("dogs")["validation"] = "v.parquet"
+    refused(world, "scoring alpha", "task dogs: ", "v.parquet", said, commands=("merge",))
 
 
 BAD_NAMES = ["a/b", "../a", "..", "a..b", ".a", "/a", "", "a b", "a\\b", "é", "a" * 81]

@@ -90,6 +90,7 @@ def test_a_merge_on_s3_publishes_the_bytes_of_a_local_one(
     make_world: Callable[..., World], esmerge: Command, s3: S3Server
 ) -> None:
     world = make_world("local")
+    world.recipe["alpha"] = "label_free"
     assert esmerge("merge", world.recipe_path).code == 0
     bucket = s3.bucket()
     upload(world.root, bucket / "inputs")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from services import Command
-from world import World, build_world, write_image
+from world import World, add_validation, build_world, write_image
 
 from deployments.local import run_merge
 from esm_core.checkpoints import SafetensorsFile, TorchFile
@@ -147,6 +147,22 @@ def test_another_alpha_keeps_everything_but_the_last_stage(shared: World, esmerg
     content = plan_of(esmerge, shared)
     assert all(task["collected"] is True for task in content["tasks"].values())
     assert (content["layers_merged"], content["static_done"], content["up_to_date"]) == (10, False, None)
+
+
+@pytest.mark.parametrize("method", ["label_free", "validation"])
+def test_a_plan_says_that_alpha_is_to_be_searched_and_what_it_costs(
+    world: World, esmerge: Command, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("esm_core.preview._measured_rate", lambda: 1e9)
+    fixed = plan_of(esmerge, world)
+    assert (fixed["alpha"], fixed["alpha_value"]) == (2.0, 2.0)
+    assert "alpha: 2.0\n" in esmerge("plan", world.recipe_path).out
+    add_validation(world)
+    world.recipe["alpha"] = method
+    searched = plan_of(esmerge, world)
+    assert (searched["alpha"], searched["alpha_value"]) == (method, None)
+    assert searched["estimates"]["core_seconds"] > fixed["estimates"]["core_seconds"]
+    assert f"alpha: {method} (not searched yet)" in esmerge("plan", world.recipe_path).out
 
 
 @pytest.mark.server

@@ -12,17 +12,15 @@ from pathlib import Path
 import world as small
 import yaml
 from safetensors.torch import save_file
-from world import World, build_world, random_tower
+from world import World, build_world, merge_layers, random_tower
 
+from esm_core.alpha import choose, mean_score
+from esm_core.alpha_scores import keep_choice, score
 from esm_core.architecture import tower_shapes
-from esm_core.inspection import inspect_base, inspect_task
-from esm_core.layer_merges import merge_one
-from esm_core.plan import make_plan, outline
+from esm_core.line import write_line
+from esm_core.proxy_features import write_references
 from esm_core.publish import publish
-from esm_core.recipe import load_recipe
-from esm_core.stage_collect import collect_task
 from esm_core.static import finish
-from esm_core.survey import survey
 
 
 def peak_bytes() -> int:
@@ -30,13 +28,13 @@ def peak_bytes() -> int:
 
 
 def run_stages(world: World) -> None:
-    recipe = load_recipe(str(world.recipe_path))
-    facts = [inspect_task(recipe, spec.name) for spec in recipe.tasks]
-    plan = make_plan(outline(survey(recipe)), inspect_base(recipe), facts)
+    world.recipe["alpha"] = "label_free"
+    plan = merge_layers(world)
+    write_line(plan)
     for task in plan.tasks:
-        collect_task(plan, task.name)
-    for weight in plan.decomposed:
-        merge_one(plan, weight)
+        write_references(plan, task.name)
+    curve = {alpha: mean_score(score(plan, alpha, task.name) for task in plan.tasks) for alpha in (1.0, 2.0)}
+    plan = keep_choice(plan, choose("label_free", curve))
     finish(plan)
     publish(plan, {})
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from services import ACCESS_KEY, SECRET_KEY, Command, S3Server
 from torch import Tensor
-from world import TEXT, VISION, World
+from world import TEXT, VISION, World, add_validation
 
 import esm_core
 from esm_core.storage import Location
@@ -93,8 +93,11 @@ def test_a_full_clip_keeps_its_text_tower_and_makes_zero_shot_heads(world: World
     save_file(clip | load_file(world.root / "base.safetensors"), world.root / "base.safetensors")
     del world.task("cats")["head"]
     world.task("cats")["zero_shot"] = {"classes": ["a", "b", "c"], "templates": ["a photo of a {}."]}
+    add_validation(world)
+    world.recipe["alpha"] = "validation"
     merged = esmerge("merge", world.recipe_path)
     assert merged.code == 0, merged.err
+    assert len(list((world.root / "store" / "zero-shot").iterdir())) == 1
     loaded = esm_core.load(str(world.root / "store"), "pets")
     plain, _, _ = open_clip.create_model_and_transforms(
         f"local-dir:{world.root}/store/artifacts/pets/v000001/model"

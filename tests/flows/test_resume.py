@@ -36,6 +36,8 @@ STAGES = {
     "collecting": ("tasks.merge", "collect_task", 3),
     "merging": ("tasks.merge", "merge_one", 5),
     "inside a layer, before its marker": ("esm_core.layer_merges", "write_marker", 4),
+    "searching alpha": ("tasks.merge", "score", 8),
+    "searching alpha, before the choice is kept": ("tasks.merge", "keep_choice", 1),
     "publishing, before the manifest": ("esm_core.artifacts", "_render", 1),
 }
 
@@ -48,12 +50,18 @@ def files(store: Path, pattern: str) -> dict[str, tuple[int, str]]:
     }
 
 
+def finished(store: Path) -> dict[str, tuple[int, str]]:
+    """What says that a part of the work is done: markers and scores."""
+    return files(store, "**/complete.json") | files(store, "scores/*.json")
+
+
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_merge_resumes_to_the_same_bytes(
     make_world: Callable[..., World], esmerge: Command, stage: str
 ) -> None:
     undisturbed, world = make_world("undisturbed", test=False), make_world("killed", test=False)
+    undisturbed.recipe["alpha"] = world.recipe["alpha"] = "label_free"
     assert esmerge("merge", undisturbed.recipe_path).code == 0
     module, function, calls = STAGES[stage]
     command = [sys.executable, "-c", DYING_RUN, module, function, str(calls), str(world.recipe_path)]
@@ -61,12 +69,12 @@ def test_a_killed_merge_resumes_to_the_same_bytes(
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     store = world.root / "store"
     assert not list(store.glob("artifacts/*/*/manifest.json"))
-    done = files(store, "**/complete.json")
+    done = finished(store)
     assert done
-    assert len(done) < len(files(undisturbed.root / "store", "**/complete.json")) or "publishing" in stage
+    assert len(done) < len(finished(undisturbed.root / "store")) or "publishing" in stage
 
     assert esmerge("merge", world.recipe_path).code == 0
-    after = files(store, "**/complete.json")
+    after = finished(store)
     assert {name: after[name] for name in done} == done, "a finished stage was done again"
     (published,) = store.glob("artifacts/pets/v*/manifest.json")
     weights = files(published.parent, "model/*.safetensors")
