@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esm_core.errors import InputError
+from esm_core.experts.names import SMALL_MATRICES
 from esm_core.factor import FactorStream, InputFactor
 from esm_core.layers import LayerKind, layer_kind
 
@@ -28,6 +29,9 @@ class CollectedLayer(NamedTuple):
     mean: Tensor
 
 
+_CONV, _PROJECTION = (name.removeprefix("visual.") for name in SMALL_MATRICES)
+
+
 def target_weights(names: Iterable[str], kinds: Sequence[LayerKind]) -> list[str]:
     """The weights among ``names`` whose layer kind is in ``kinds``, sorted."""
     return sorted(name for name in names if layer_kind(name) in kinds)
@@ -39,7 +43,9 @@ def collect_inputs(
     kinds: Sequence[LayerKind],
     task: str,
 ) -> dict[str, CollectedLayer]:
-    """Run ``tower`` on every batch and compress the inputs of its target layers.
+    """Run ``tower`` on every batch and compress the inputs of its target layers, ``conv1`` and ``proj``.
+
+    The inputs of ``conv1`` are flattened patches, those of ``proj`` the pooled tokens.
 
     Parameters
     ----------
@@ -68,6 +74,8 @@ def collect_inputs(
     if missing:
         raise InputError(f"The vision tower has no {', '.join(missing)} layers to collect.")
     streams = {name: FactorStream(parameters[name].shape[1]) for name in names}
+    patch = parameters[_CONV][0].numel()
+    streams |= {_CONV: FactorStream(patch), _PROJECTION: FactorStream(parameters[_PROJECTION].shape[0])}
 
     def add(name: str, inputs: Tensor) -> None:
         if not torch.isfinite(inputs).all():
@@ -82,7 +90,8 @@ def collect_inputs(
     ran = False
     with _hooked(tower, names, add), torch.inference_mode():
         for images in batches:
-            tower(images.to(device=reference.device, dtype=reference.dtype))
+            output = tower(images.to(device=reference.device, dtype=reference.dtype))
+            add(_PROJECTION, output[0] if isinstance(output, tuple) else output)
             ran = True
     if not ran:
         raise InputError(f"Task {task}: there is no proxy image to collect from.")
@@ -92,7 +101,10 @@ def collect_inputs(
 @contextmanager
 def _hooked(tower: nn.Module, names: Sequence[str], add: Any) -> Iterator[None]:
     with ExitStack() as stack:
-        for name in names:
+        # Without its projection the tower gives what the projection is given.
+        stack.callback(setattr, tower, _PROJECTION, tower.proj)
+        tower.proj = None
+        for name in [*names, _CONV]:
             module, tap = _tap(tower, name)
 
             def hook(module: nn.Module, args: tuple[Tensor, ...], name: str = name, tap: Any = tap) -> None:
@@ -106,11 +118,19 @@ def _hooked(tower: nn.Module, names: Sequence[str], add: Any) -> Iterator[None]:
 def _tap(tower: nn.Module, name: str) -> tuple[nn.Module, Any]:
     """The module to hook for a weight, and the function from its input to the layer's input."""
     owner = tower.get_submodule(name.rpartition(".")[0])
+    if name == _CONV:
+        return owner, patches
     if layer_kind(name) == "attn.out_proj":
         attention = tower.get_submodule(name.rpartition(".out_proj.")[0])
         if isinstance(attention, nn.MultiheadAttention):
             return attention, _attention_context
     return owner, _batch_first
+
+
+def patches(conv: nn.Module, images: Tensor) -> Tensor:
+    """What ``conv1`` multiplies its flattened weight with: ``[B, 3, H, W]`` → ``[B, patches, 3 p²]``."""
+    assert isinstance(conv, nn.Conv2d)
+    return functional.unfold(images, conv.kernel_size, stride=conv.stride).mT
 
 
 def _batch_first(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class TaskFacts(_Facts):
     ----------
     proxies, proxies_sha256
         Ids of the chosen proxy samples, in order, and a digest of their contents.
+    routing_proxies, routing_proxies_sha256
+        The same of those the router is fitted on; where experts are asked for.
     head_sha256 : str, optional
         Of the linear head's file.
     """
@@ -80,6 +82,8 @@ class TaskFacts(_Facts):
     checkpoint: CheckpointFacts
     proxies: list[str]
     proxies_sha256: str
+    routing_proxies: list[str] = []
+    routing_proxies_sha256: str | None = None
     test: ImagesFacts | None = None
     validation: ImagesFacts | None = None
     head_sha256: str | None = None
@@ -172,14 +176,21 @@ def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
 
 def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, Any]:
     source = open_images(Location.parse(spec.proxy))
-    store = Location.parse(recipe.store)
+    store, files = Location.parse(recipe.store), source.location.fingerprint()
 
-    def compute() -> dict[str, Any]:
-        chosen = choose_samples(source.sample_ids(), recipe.samples, recipe.seed, source.location)
+    def choose(count: int) -> dict[str, Any]:
+        chosen = choose_samples(source.sample_ids(), count, recipe.seed, source.location)
         return {"proxies": chosen, "proxies_sha256": samples_digest(source.read(chosen))}
 
-    key = {"files": source.location.fingerprint(), "samples": recipe.samples, "seed": recipe.seed}
-    return lookup(store, "proxies", key, compute)
+    key = {"files": files, "samples": recipe.samples, "seed": recipe.seed}
+    facts = lookup(store, "proxies", key, lambda: choose(recipe.samples))
+    if recipe.experts is None:
+        return facts
+    most = recipe.experts.proxies
+    key = {"files": files, "at_most": most, "seed": recipe.seed}
+    # Two at least: one to be left out when routers are compared.
+    routing = lookup(store, "proxies", key, lambda: choose(max(2, min(most, len(source.sample_ids())))))
+    return facts | {f"routing_{name}": value for name, value in routing.items()}
 
 
 def _head_facts(store: Location, location: Location, lookup: Lookup) -> dict[str, Any]:

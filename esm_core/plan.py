@@ -12,6 +12,7 @@ from esm_core.alpha import ChosenAlpha
 from esm_core.architecture import Architecture
 from esm_core.checkpoints import TensorInfo
 from esm_core.errors import IntegrityError
+from esm_core.experts.names import SMALL_MATRICES
 from esm_core.heads import head_identity
 from esm_core.inspection import CheckpointFacts, TaskFacts, check_distinct
 from esm_core.layers import layer_kind
@@ -124,6 +125,7 @@ class Plan(BaseModel):
             "architecture": self.architecture.identity,
             "proxies": facts.proxies_sha256,
             "collect": self.recipe.collect.model_dump(mode="json"),
+            "beside_layers": SMALL_MATRICES,
         }
 
     def shift_folder(self, name: str) -> Location:
@@ -218,6 +220,10 @@ class Plan(BaseModel):
             "tests": tests,
             "compare": [self.baseline_identity(spec) for spec in self.recipe.compare],
         }
+        if self.recipe.experts is not None:
+            proxies = {t.name: t.facts.routing_proxies_sha256 for t in self.tasks}
+            settings = self.recipe.experts.model_dump(mode="json")
+            identity["experts"] = {"settings": settings, "proxies": proxies}
         return digest_of("artifact", identity)
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from esm_core.errors import InputError, raise_together
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
-from esm_core.settings import MergeSettings
+from esm_core.settings import ExpertSettings, MergeSettings
 from esm_core.storage import Location
 
 NAME_RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, without '..'"
@@ -180,6 +180,9 @@ class Recipe(_Section):
         "label_free on the proxy images, validation on the labelled validation images.",
     )
     method: MergeSettings = Field(MergeSettings(), description="Settings of the merge method.")
+    experts: ExpertSettings | None = Field(
+        None, description="Routed low-rank experts (ESM++); {} for the defaults, unset for none."
+    )
     collect: CollectSpec = CollectSpec()
     fuse: FuseSpec = FuseSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
@@ -187,9 +190,10 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _collects_what_a_merge_needs(self) -> Self:
-        missing = sorted(ESSENTIAL_KINDS - set(self.collect.layers))
+        experts = set(self.experts.layers) if self.experts else set()
+        missing = sorted((ESSENTIAL_KINDS | experts) - set(self.collect.layers))
         if missing:
-            raise ValueError(f"collect.layers: a merge needs {', '.join(missing)} too")
+            raise ValueError(f"collect.layers: this merge needs {', '.join(missing)} too")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,10 @@
-"""The settings of the merge method; the defaults are the published ones."""
+"""The settings of the merge method, whose defaults are the published ones, and of its experts."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from esm_core.layers import LAYER_KINDS, LayerKind
 
 
 class MergeSettings(BaseModel):
@@ -26,3 +30,48 @@ class MergeSettings(BaseModel):
     inter_layer: bool = Field(
         True, description="Scale layers of one kind by the norm of their merged update."
     )
+
+
+RouterChoice = Literal["auto", "cosine", "token_gaussian", "token_moments"]
+
+
+class ExpertSettings(BaseModel):
+    """The experts of ESM++ and how an image finds its own (arXiv 2606.19164).
+
+    The published configuration is ``layers: [attn.in_proj, mlp.c_fc]``, ``extras: false``,
+    ``shrinkage: 0``, ``router: cosine``; the defaults were chosen by measurement (docs/experts.md).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layers: tuple[LayerKind, ...] = Field(
+        LAYER_KINDS, min_length=1, description="Layer kinds with low-rank experts."
+    )
+    rank: int = Field(16, ge=1, description="Rank of every expert; at most the smallest side of its weight.")
+    extras: bool = Field(
+        True, description="Experts for conv1, proj, norms, biases, class token and positional embedding too."
+    )
+    shrinkage: float = Field(
+        1.0,
+        ge=0,
+        description="How far the inputs' second moment is shrunk towards an isotropic one before a layer is "
+        "decomposed, in units of its mean eigenvalue; 0 is the published decomposition.",
+    )
+    dtype: Literal["float32", "float16"] = Field("float32", description="How experts are stored.")
+    router: RouterChoice = Field(
+        "auto",
+        description="cosine decides in every layer, as published; the others once per image. auto takes the "
+        "one that is right most often on held-out proxies.",
+    )
+    proxies: int = Field(
+        128, ge=2, description="Proxy images per task the router is fitted on, at most; their labels are not."
+    )
+
+    @model_validator(mode="after")
+    def _one_decision_for_extras(self) -> Self:
+        if self.router == "cosine" and self.extras:
+            raise ValueError(
+                "router cosine decides in every layer, but extras need one decision per image; set "
+                "extras: false or another router"
+            )
+        return self

@@ -39,7 +39,7 @@ class RoutingConfig(BaseModel):
     scope : str
         ``image``: decided once per image; ``layer``: in every routed layer.
     left_static : tuple of str
-        Parameters no expert changes, though the fine-tunes differ in them.
+        Parameters of the tower that no expert changes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

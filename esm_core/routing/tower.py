@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from esm_core.collect import patches
 from esm_core.errors import InputError
 from esm_core.experts import Experts
 from esm_core.experts.names import CONV, PROJECTION
@@ -117,21 +118,24 @@ class RoutedTower(nn.Module):
             return self._routed(images, fixed.expand(len(images)) if len(fixed) == 1 else fixed)
         return self._routed(images, None)
 
-    def scores(self, images: Tensor) -> Tensor:
-        """``[B, T]``: the router's similarities for each image, for routers that decide once per image."""
-        return self._score("", self._tokens(self._embedded(self._patches(images), None)))
+    def tokens(self, images: Tensor) -> Tensor:
+        """What a router that decides once per image looks at: the static model's first layer input.
+
+        ``[B, 3, H, W]`` → ``[B, L, d]``.
+        """
+        return self._first_inputs(self._embedded(self._patch_tokens(images), None))
 
     def _routed(self, images: Tensor, chosen: Tensor | None) -> Any:
-        patches = self._patches(images)
+        static = self._patch_tokens(images)
         x = None
         if not self.per_layer:
             if chosen is None:
-                x = self._embedded(patches, None)
-                chosen = self._score("", self._tokens(x)).argmax(dim=1)
+                x = self._embedded(static, None)
+                chosen = self._score("", self._first_inputs(x)).argmax(dim=1)
             if x is None or self._embeds_differ:
-                x = self._embedded(self._expert_patches(images, patches, chosen), chosen)
+                x = self._embedded(self._expert_patches(images, static, chosen), chosen)
         else:
-            x = self._embedded(patches, None)
+            x = self._embedded(static, None)
 
         def choose(layer: str, inputs: Tensor) -> Tensor:
             return self._score(layer, inputs).argmax(dim=1) if chosen is None else chosen
@@ -146,30 +150,28 @@ class RoutedTower(nn.Module):
         parts = (self.conv1, self.class_embedding, self.positional_embedding, self.ln_pre)
         return any(part is not None for part in parts)
 
-    def _patches(self, images: Tensor) -> Tensor:
+    def _patch_tokens(self, images: Tensor) -> Tensor:
         return self.static.conv1(images).flatten(2).mT  # type: ignore[no-any-return]
 
-    def _expert_patches(self, images: Tensor, patches: Tensor, chosen: Tensor) -> Tensor:
+    def _expert_patches(self, images: Tensor, tokens: Tensor, chosen: Tensor) -> Tensor:
         if self.conv1 is None:
-            return patches
-        size = self.static.conv1.kernel_size
-        pixels = nn.functional.unfold(images, size, stride=size).mT
-        changed: Tensor = self.conv1(patches, pixels, chosen)
+            return tokens
+        changed: Tensor = self.conv1(tokens, patches(self.static.conv1, images), chosen)
         return changed
 
-    def _embedded(self, patches: Tensor, chosen: Tensor | None) -> Tensor:
+    def _embedded(self, tokens: Tensor, chosen: Tensor | None) -> Tensor:
         """What the first block is given, ``[B, L, d]``; the static model's where none is chosen."""
-        token = self.static.class_embedding.expand(len(patches), 1, -1)
+        token = self.static.class_embedding.expand(len(tokens), 1, -1)
         position = self.static.positional_embedding
         if chosen is not None and self.class_embedding is not None:
             token = self.class_embedding(token, chosen)
-        x = torch.cat([token.to(patches.dtype), patches], dim=1)
+        x = torch.cat([token.to(tokens.dtype), tokens], dim=1)
         if chosen is not None and self.positional_embedding is not None:
             position = self.positional_embedding(position, chosen)
         x = self.static.patch_dropout(x + position.to(x.dtype))
         return apply_norm(self.static.ln_pre, self.ln_pre, x, chosen)
 
-    def _tokens(self, x: Tensor) -> Tensor:
+    def _first_inputs(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.static.transformer.resblocks[0].ln_1(x)
         return tokens
 

@@ -1,22 +1,17 @@
 """Routers: each scores a sample's tokens against every task; one small module each.
 
-A router is fitted on tokens of the merged model and kept as named tensors in ``experts.safetensors``.
+A router is a module from tokens ``[B, L, d]`` float32 to scores ``[B, T]``, higher is better, made by
+``load`` from the named tensors an artifact holds. Those that decide once per image have ``fit``.
 """
-
-from typing import Protocol
-
-from torch import Tensor, nn
 
 from esm_core.routing.routers.cosine import Cosine
 from esm_core.routing.routers.token_gaussian import TokenGaussian
+from esm_core.routing.routers.token_moments import TokenMoments
 
+PER_IMAGE: dict[str, type[TokenGaussian] | type[TokenMoments]] = {
+    "token_gaussian": TokenGaussian,
+    "token_moments": TokenMoments,
+}
+"""Decide once per image, on the first layer's inputs in the static model."""
 
-class Router(Protocol):
-    """What a class of routers has."""
-
-    @classmethod
-    def load(cls, tensors: dict[str, Tensor]) -> nn.Module:
-        """A scorer: tokens ``[B, L, d]`` float32 → scores ``[B, T]``, higher is better."""
-
-
-ROUTERS: dict[str, type[Cosine] | type[TokenGaussian]] = {"cosine": Cosine, "token_gaussian": TokenGaussian}
+ROUTERS: dict[str, type[Cosine] | type[TokenGaussian] | type[TokenMoments]] = {"cosine": Cosine, **PER_IMAGE}

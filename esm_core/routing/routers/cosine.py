@@ -1,5 +1,6 @@
 """The published router: cosine similarity of the mean token with each task's prototype."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from torch import Tensor, nn
@@ -7,7 +8,7 @@ from torch.nn import functional
 
 
 class Cosine(nn.Module):
-    """Prototype routing (arXiv 2606.19164).
+    """Prototype routing, in every layer (arXiv 2606.19164).
 
     Parameters
     ----------
@@ -27,6 +28,6 @@ class Cosine(nn.Module):
         return pooled @ functional.normalize(self.prototypes, dim=-1).mT
 
     @classmethod
-    def load(cls, tensors: dict[str, Tensor]) -> Self:
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
         """From what an artifact holds."""
         return cls(tensors["prototypes"])

@@ -1,12 +1,14 @@
 """A router that knows each task by the second moment of its tokens."""
 
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from esm_core.routing.routers.statistics import TokenStatistics, inverse_and_log_det
+
 RIDGE = 1e-4
-"""Share of the mean eigenvalue that is added to a moment, so that it has an inverse."""
 
 
 class TokenGaussian(nn.Module):
@@ -36,16 +38,13 @@ class TokenGaussian(nn.Module):
         return self.offset - 0.5 * (moments @ self.precision.flatten(1).mT)
 
     @classmethod
-    def load(cls, tensors: dict[str, Tensor]) -> Self:
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
         """From what an artifact holds."""
         return cls(tensors["precision"], tensors["offset"])
 
-
-def fit_gaussians(moments: Tensor) -> dict[str, Tensor]:
-    """The tensors of a :class:`TokenGaussian` from second moments ``[T, d, d]``, float64."""
-    width = moments.shape[-1]
-    trace = moments.diagonal(dim1=1, dim2=2).mean(dim=1)
-    full = moments + RIDGE * trace[:, None, None] * torch.eye(
-        width, dtype=moments.dtype, device=moments.device
-    )
-    return {"precision": torch.linalg.inv(full), "offset": -0.5 * torch.linalg.slogdet(full).logabsdet}
+    @classmethod
+    def fit(cls, tasks: Sequence[TokenStatistics]) -> dict[str, Tensor]:
+        """What an artifact holds, from each task's proxies."""
+        moments = torch.stack([task.second / task.tokens for task in tasks])
+        precision, log_det = inverse_and_log_det(moments, RIDGE)
+        return {"precision": precision.float(), "offset": (-0.5 * log_det).float()}

@@ -1,0 +1,61 @@
+"""What routers are fitted on: sums over the tokens of a task's proxies, which add up over parts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Sums over ``n`` images of ``L`` tokens ``z`` of width ``d``; float64.
+
+    Attributes
+    ----------
+    second : Tensor
+        ``[d, d]``: sum of ``z zᵀ`` over tokens and images.
+    first : Tensor
+        ``[L, d]``: sum over images, by position.
+    features : Tensor
+        ``[n, 2 d]``: :func:`image_features` of every image.
+    """
+
+    second: Tensor
+    first: Tensor
+    features: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Self:
+        """The statistics of ``tokens`` ``[n, L, d]``."""
+        tokens = tokens.to(torch.float64)
+        rows = tokens.flatten(0, 1)
+        return cls(rows.mT @ rows, tokens.sum(dim=0), image_features(tokens))
+
+    def __add__(self, other: Self) -> Self:
+        features = torch.cat([self.features, other.features])
+        return type(self)(self.second + other.second, self.first + other.first, features)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were summed."""
+        return len(self.features) * len(self.first)
+
+
+def total(parts: Iterable[TokenStatistics]) -> TokenStatistics:
+    """The statistics of all parts together."""
+    return reduce(lambda left, right: left + right, parts)
+
+
+def image_features(tokens: Tensor) -> Tensor:
+    """Mean and standard deviation over an image's tokens: ``[B, L, d]`` → ``[B, 2 d]``."""
+    return torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=1)
+
+
+def inverse_and_log_det(matrices: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Inverse ``[T, d, d]`` and ``log det`` ``[T]`` of positive matrices plus ``ridge`` of their mean eigenvalue."""
+    mean = matrices.diagonal(dim1=1, dim2=2).mean(dim=1)
+    full = matrices + ridge * mean[:, None, None] * torch.eye(matrices.shape[-1]).to(matrices)
+    return torch.linalg.inv(full), torch.linalg.slogdet(full).logabsdet
