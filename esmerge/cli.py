@@ -178,12 +178,12 @@ def export_command(
         export_task(found, task, folder)
         out.print(f"wrote the expert of {task} of {name} {found.label} to {folder}")
         return
-    for written, adapter in export_adapters(found, folder).items():
-        out.print(f"wrote {folder / written}: {len(adapter.low_rank)} matrices in low rank")
-    out.print(
-        "left out: nothing. Held whole, in the place of the base model's, so that a model takes one adapter: "
-        + ", ".join(adapter.whole)
-    )
+    for made, adapter in export_adapters(found, folder).items():
+        out.print(
+            f"wrote {folder / made}: {len(adapter.low_rank)} matrices in low rank, {len(adapter.modules)} "
+            f"parameters of norms, {len(adapter.whole)} parameters whole; left out: nothing"
+        )
+    out.print("Put one adapter on a model, not several: see the README.md of each.")
 
 
 @app.command("convert")
