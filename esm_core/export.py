@@ -86,6 +86,7 @@ def _write_tensors(location: Location, tensors: Mapping[str, Tensor]) -> None:
 
 def _readme(version: Version, task: str, made: Adapter) -> str:
     name, label = version.manifest["name"], version.label
+    model = f"local-dir:STORE/artifacts/{name}/{label}/model"
     parts = (
         ("In low rank", made.low_rank),
         ("In modules that PEFT copies per adapter (`modules_to_save`)", made.modules),
@@ -99,15 +100,15 @@ The expert of task `{task}`, for the static model of {name} {label} and no other
 ```python
 import open_clip, peft
 
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:STORE/artifacts/{name}/{label}/model")
+model, _, preprocess = open_clip.create_model_and_transforms("{model}")
 model = peft.PeftModel.from_pretrained(model, "THIS_FOLDER").eval()
 ```
 
-Tested with PEFT 0.21. Needs 0.17 or newer.
+Tested with PEFT 0.21.
 
-One adapter per model: parameters PEFT has no layer for replace the base model's when the adapter is loaded
-(`bias="all"`), so `disable_adapter` does not give back the static model, PEFT refuses a second adapter, and
-PEFT's own `save_pretrained` does not write them all.
+One adapter per model: what is held whole replaces the base model's parameters when the adapter is loaded
+(`bias="all"`). So PEFT refuses a second adapter on the same model, `disable_adapter` does not give back the static
+model, and PEFT's `save_pretrained` does not write all of it.
 
 ## Left out
 

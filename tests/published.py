@@ -1,6 +1,7 @@
 """A published version with experts, made by hand: three tasks on a tiny tower."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ LAYERS = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp
 RANK, SMALL_RANK = 4, 2
 
 
-def published_experts(root: Path, **vision: Any) -> Version:
-    """Publish ``pets`` in ``root/store``: a tiny open_clip model, changed by ``vision``, and experts."""
+def published_experts(root: Path, kept: str = "", **vision: Any) -> Version:
+    """Publish ``pets`` in ``root/store``: a tiny open_clip model, changed by ``vision``, and experts.
+
+    ``kept`` is found in the names of the parameters that experts change, a regular expression.
+    """
     model_cfg = {"embed_dim": 16, "vision_cfg": {**VISION, **vision}, "text_cfg": TEXT}
     config = {"model_cfg": model_cfg, "preprocess_cfg": {"size": 16}}
     static = _static(model_cfg)
     tower = {name: tensor for name, tensor in static.items() if name.startswith("visual.")}
+    every = _experts(tower).items()
+    experts = {key: tensor for key, tensor in every if key.startswith("router") or re.search(kept, key)}
     routing = RoutingConfig(
         tasks=TASKS,
         layers=LAYERS,
@@ -40,7 +46,7 @@ def published_experts(root: Path, **vision: Any) -> Version:
         {
             "model/open_clip_config.json": json.dumps(config).encode(),
             "model/open_clip_model.safetensors": save(static),
-            "experts/experts.safetensors": save(_experts(tower)),
+            "experts/experts.safetensors": save(experts),
             "experts/routing.json": routing.model_dump_json().encode(),
         },
     )

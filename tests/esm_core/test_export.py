@@ -23,8 +23,16 @@ from esm_core.storage import Location
 
 IMAGES = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
-# open_clip's other attention, and more layers than PEFT takes by their full names.
-TOWERS = {"default": {}, "custom": {"block_type": "custom"}, "deep": {"layers": 12}}
+# open_clip's other attention, more layers than PEFT takes by their full names, and fewer experts.
+TOWERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "custom": {"block_type": "custom"},
+    "deep": {"layers": 12},
+    "layers": {"kept": "(attn|mlp)"},
+    "mlp": {"kept": r"mlp\.c_fc"},
+    "packed": {"kept": "in_proj_weight"},
+    "scales": {"kept": r"conv1|ln_.*\.weight"},
+}
 
 
 @pytest.fixture(params=TOWERS)
@@ -135,8 +143,11 @@ def test_the_readme_names_what_an_expert_changes(version: Version, tmp_path: Pat
     experts = version_experts(version)
     text = (tmp_path / "out/dogs/README.md").read_text()
     named = re.findall(r"(?m)^- `(visual\..+)`$", text)
-    assert sorted(named) == sorted([*experts.low_rank, *experts.deltas])
-    assert sorted(named) == sorted([*made["dogs"].low_rank, *made["dogs"].modules, *made["dogs"].whole])
+    held = [*made["dogs"].low_rank, *made["dogs"].modules, *made["dogs"].whole]
+    assert sorted(named) == sorted(held)
+    changed = {*experts.low_rank, *experts.deltas}
+    assert changed <= set(held)
+    assert {name.replace("bias", "weight") for name in set(held) - changed} <= changed
     assert "Nothing: the adapter holds everything" in text
 
 
@@ -167,6 +178,13 @@ def test_a_version_without_experts_is_refused(tmp_path: Path) -> None:
         export_adapters(version, location(tmp_path / "out"))
     with pytest.raises(InputError, match="without experts"):
         export_task(version, "dogs", location(tmp_path / "out"))
+
+
+def test_experts_that_peft_cannot_hold_are_refused(tmp_path: Path) -> None:
+    version = published_experts(tmp_path, "out_proj")
+    with pytest.raises(InputError, match="no matrix that PEFT can hold in low rank; use --task"):
+        export_adapters(version, location(tmp_path / "out"))
+    export_task(version, "dogs", location(tmp_path / "out"))
 
 
 def test_a_folder_that_is_not_empty_is_refused(plain: Version, tmp_path: Path) -> None:
