@@ -107,8 +107,8 @@ model = peft.PeftModel.from_pretrained(model, "THIS_FOLDER").eval()
 Tested with PEFT 0.21.
 
 One adapter per model: what is held whole replaces the base model's parameters when the adapter is loaded
-(`bias="all"`). So PEFT refuses a second adapter on the same model, `disable_adapter` does not give back the static
-model, and PEFT's `save_pretrained` does not write all of it.
+(`bias="all"`). So PEFT refuses a second adapter on the same model, `disable_adapter` does not give back the
+static model, and PEFT's `save_pretrained` does not write all of it.
 
 ## Left out
 
