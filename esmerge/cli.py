@@ -21,7 +21,8 @@ configure_environment()
 from esm_core.artifacts import open_version, verify_version, version_numbers  # noqa: E402
 from esm_core.checkpoints.convert import convert_pickled  # noqa: E402
 from esm_core.devices import check_devices  # noqa: E402
-from esm_core.errors import EsmergeError  # noqa: E402
+from esm_core.errors import EsmergeError, InputError  # noqa: E402
+from esm_core.export import export_adapters, export_task  # noqa: E402
 from esm_core.model_card import accuracy_rows  # noqa: E402
 from esm_core.preview import preview, recall_plan  # noqa: E402
 from esm_core.publish import up_to_date  # noqa: E402
@@ -161,6 +162,31 @@ def verify_command(
         _print_json({"version": found.label, "files": len(found.manifest["files"]), "intact": True})
         return
     out.print(f"{name} {found.label}: {len(found.manifest['files'])} files, all intact")
+
+
+@app.command("export")
+def export_command(
+    name: NameArgument,
+    store: StoreOption,
+    target: Annotated[str, typer.Option("--out", help="Folder to write to: absent or empty.")],
+    version: VersionArgument = "latest",
+    as_peft: Annotated[bool, typer.Option("--peft", help="One PEFT adapter per task.")] = False,
+    task: Annotated[str | None, typer.Option(help="One task's expert as a full open_clip model.")] = None,
+) -> None:
+    """Write the experts of a version for other software: PEFT adapters, or one dense open_clip model."""
+    if as_peft == (task is not None):
+        raise InputError("export writes one of two things: give --peft, or --task with the name of a task.")
+    found, folder = open_version(Location.parse(store), name, version), Location.parse(target)
+    if task is not None:
+        export_task(found, task, folder)
+        out.print(f"wrote the expert of {task} of {name} {found.label} to {folder}")
+        return
+    for made, adapter in export_adapters(found, folder).items():
+        out.print(
+            f"wrote {folder / made}: {len(adapter.low_rank)} matrices in low rank, {len(adapter.modules)} "
+            f"parameters of norms, {len(adapter.whole)} parameters whole; left out: nothing"
+        )
+    out.print("Put one adapter on a model, not several: see the README.md of each.")
 
 
 @app.command("convert")
