@@ -103,7 +103,7 @@ def _hooked(tower: nn.Module, names: Sequence[str], add: Any) -> Iterator[None]:
     with ExitStack() as stack:
         # Without its projection the tower gives what the projection is given.
         stack.callback(setattr, tower, _PROJECTION, tower.proj)
-        tower.proj = None
+        setattr(tower, _PROJECTION, None)
         for name in [*names, _CONV]:
             module, tap = _tap(tower, name)
 

@@ -5,20 +5,25 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from esm_core.architecture import build_tower
+from esm_core.experts.assemble import assembled_experts
+from esm_core.experts.places import routed_folder
 from esm_core.labelled import count_correct
 from esm_core.layer_merges import open_towers
 from esm_core.methods import BASELINES
 from esm_core.plan import Plan
 from esm_core.recipe import CompareSpec
+from esm_core.routing import RoutedTower, oracle, record
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.static import WEIGHTS_NAME
 from esm_core.storage import Location
 from esm_core.weights import Updates, open_tower, read_tower
 
 Accuracy = dict[str, dict[str, float]]
+
+ROUTED = ("esm_pp_route", "esm_pp_oracle")
 
 
 class EvaluationJob(BaseModel):
@@ -27,7 +32,8 @@ class EvaluationJob(BaseModel):
     Attributes
     ----------
     method : str
-        Column of the table: ``base``, ``experts``, ``esm`` or a baseline.
+        Column of the table: ``base``, ``experts``, ``esm``, ``esm_pp_route``, ``esm_pp_oracle`` or a
+        baseline.
     tasks : list of str
         For ``experts`` the one task whose fine-tune is loaded.
     """
@@ -47,7 +53,8 @@ def evaluation_jobs(plan: Plan) -> list[EvaluationJob]:
     names = plan.evaluated
     if not names:
         return []
-    methods = ["base", "esm", *(spec.method for spec in plan.recipe.compare)]
+    methods = ["base", "esm", *(ROUTED if plan.recipe.experts is not None else ())]
+    methods += [spec.method for spec in plan.recipe.compare]
     jobs = [EvaluationJob(method=method, tasks=names) for method in methods]
     return jobs + [EvaluationJob(method="experts", tasks=[name]) for name in names]
 
@@ -66,10 +73,33 @@ def evaluate(plan: Plan, job: EvaluationJob) -> None:
         return
     settings = plan.recipe.evaluate
     tower = build_tower(plan.architecture, _tensors(plan, job), settings.device, torch.float32)
+    measure = _count
+    if job.method in ROUTED:
+        tower = RoutedTower(tower, assembled_experts(plan))
+        measure = _count_routed if job.method == "esm_pp_route" else _count_oracle
     for name in todo:
-        correct, total = count_correct(plan, tower, name, "test")
-        facts = {"correct": correct, "total": total, "method": job.method, "task": name}
+        facts = {**measure(plan, tower, name), "method": job.method, "task": name}
         folders[name].write_bytes(canonical_json({"format": FORMAT, "facts": facts}))
+
+
+def _count(plan: Plan, tower: nn.Module, name: str) -> dict[str, Any]:
+    correct, total = count_correct(plan, tower, name, "test")
+    return {"correct": correct, "total": total}
+
+
+def _count_oracle(plan: Plan, tower: nn.Module, name: str) -> dict[str, Any]:
+    with oracle(tower, name):
+        return _count(plan, tower, name)
+
+
+def _count_routed(plan: Plan, tower: nn.Module, name: str) -> dict[str, Any]:
+    with record(tower) as found:
+        facts = _count(plan, tower, name)
+    chosen = {
+        layer: dict(zip(found.tasks, experts.bincount(minlength=len(found.tasks)).tolist(), strict=True))
+        for layer, experts in found.decisions.items()
+    }
+    return {**facts, "chosen": chosen}
 
 
 def accuracy(plan: Plan) -> Accuracy:
@@ -80,6 +110,29 @@ def accuracy(plan: Plan) -> Accuracy:
             facts = read_versioned(plan.evaluation(_identity(plan, job), name), "facts")
             table.setdefault(job.method, {})[name] = facts["correct"] / facts["total"]
     return table
+
+
+def routing(plan: Plan) -> dict[str, dict[str, dict[str, int]]]:
+    """``routing[layer][task][expert]``: test images of a task that were sent to an expert; all of them.
+
+    ``layer`` is ``image`` for a router that decides once per image. Empty where nothing was routed.
+    """
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for job in evaluation_jobs(plan):
+        for name in job.tasks if job.method == "esm_pp_route" else ():
+            facts = read_versioned(plan.evaluation(_identity(plan, job), name), "facts")
+            for layer, chosen in facts["chosen"].items():
+                table.setdefault(layer, {})[name] = chosen
+    return table
+
+
+def routing_accuracy(table: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, float]:
+    """Task → share of its images that were sent to its own expert, averaged over layers."""
+    shares: dict[str, list[float]] = {}
+    for by_task in table.values():
+        for name, chosen in by_task.items():
+            shares.setdefault(name, []).append(chosen[name] / sum(chosen.values()))
+    return {name: sum(own) / len(own) for name, own in sorted(shares.items())}
 
 
 def _compared(plan: Plan, method: str) -> CompareSpec:
@@ -94,6 +147,9 @@ def _identity(plan: Plan, job: EvaluationJob) -> dict[str, Any]:
             return plan.expert_identity(job.tasks[0])
         case "esm":
             return {"static": plan.static_folder.name}
+        case "esm_pp_route" | "esm_pp_oracle":
+            routed = routed_folder(plan).name
+            return {"static": plan.static_folder.name, "routed": routed, "mode": job.method}
     return plan.baseline_identity(_compared(plan, job.method))
 
 
@@ -105,7 +161,7 @@ def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
         case "experts":
             tuned = open_tower(Location.parse(plan.task(job.tasks[0]).facts.checkpoint.weights))
             return read_tower(tuned, base)
-        case "esm":
+        case "esm" | "esm_pp_route" | "esm_pp_oracle":
             merged = open_tower(plan.static_folder / WEIGHTS_NAME)
             return read_tower(merged, merged)
     spec = _compared(plan, job.method)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from esm_core.architecture import CONFIG_NAME, Architecture, full_model, preprocess
 from esm_core.artifacts import Manifest, open_version, read_verified
+from esm_core.experts.version import version_experts
+from esm_core.routing import RoutedTower
 from esm_core.static import WEIGHTS_NAME
 from esm_core.storage import Location
 
@@ -32,7 +34,9 @@ class LoadedModel(NamedTuple):
     manifest: Manifest
 
 
-def load(store: str | PathLike[str], name: str, version: str | int = "latest") -> LoadedModel:
+def load(
+    store: str | PathLike[str], name: str, version: str | int = "latest", experts: bool = False
+) -> LoadedModel:
     """Load a published model, every file's sha256 checked before a tensor is used.
 
     Parameters
@@ -43,11 +47,14 @@ def load(store: str | PathLike[str], name: str, version: str | int = "latest") -
         Artifact name.
     version : str or int
         ``latest``, a number, or a label such as ``v000012``.
+    experts : bool
+        Every image finds its own expert (ESM++): ``model.visual`` is a routed tower, whose modes are in
+        :mod:`esm_core.routing`. Without, the static model.
 
     Raises
     ------
     InputError
-        No such store, artifact or version.
+        No such store, artifact or version, or experts asked of a version that has none.
     IntegrityError
         A file differs from what was published; the message names it.
     """
@@ -57,4 +64,6 @@ def load(store: str | PathLike[str], name: str, version: str | int = "latest") -
     config = json.loads(files[f"model/{CONFIG_NAME}"])
     architecture = Architecture(name=name, **config)
     model = full_model(architecture, load_safetensors(read_verified(found, weights)))
+    if experts:
+        model.visual = RoutedTower(model.visual, version_experts(found))
     return LoadedModel(model, preprocess(architecture), found.manifest)

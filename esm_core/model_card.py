@@ -11,6 +11,8 @@ METHOD_NAMES = {
     "tsv_m": "TSV-M",
     "iso_c": "Iso-C",
     "esm": "ESM",
+    "esm_pp_route": "ESM++ (routed)",
+    "esm_pp_oracle": "ESM++ (oracle)",
 }
 
 

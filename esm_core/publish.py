@@ -20,9 +20,13 @@ from esm_core.artifacts import (
 )
 from esm_core.checkpoints import SafetensorsFile, open_checkpoint
 from esm_core.errors import IntegrityError, NewerFormatError
-from esm_core.evaluate import Accuracy
+from esm_core.experts import EXPERTS_NAME, ROUTING_NAME
+from esm_core.experts.assemble import expert_facts
+from esm_core.experts.places import routed_folder
+from esm_core.experts.version import EXPERTS_FOLDER
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
+from esm_core.stages import read_marker
 from esm_core.static import WEIGHTS_NAME, static_facts
 from esm_core.storage import Location
 
@@ -54,8 +58,13 @@ def up_to_date(plan: Plan) -> Version | None:
     return version
 
 
-def publish(plan: Plan, accuracy: Accuracy) -> Version:
-    """Publish the merged checkpoint, the heads and the model card; commit with the manifest.
+def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
+    """Publish the merged checkpoint, experts, heads and the model card; commit with the manifest.
+
+    Parameters
+    ----------
+    metrics : dict
+        What was measured, JSON values.
 
     Raises
     ------
@@ -64,12 +73,17 @@ def publish(plan: Plan, accuracy: Accuracy) -> Version:
     """
     facts = static_facts(plan)
     previous = version_numbers(plan.store, plan.recipe.name)
-    content = _manifest(plan, accuracy, facts, previous[-1] if previous else None)
+    content = _manifest(plan, metrics, facts, previous[-1] if previous else None)
     files: dict[str, Writer] = {
         f"model/{WEIGHTS_NAME}": _checked_copy(plan.static_folder / WEIGHTS_NAME, facts["sha256"]),
         f"model/{CONFIG_NAME}": copy_writer(plan.static_folder / CONFIG_NAME),
         "README.md": bytes_writer(model_card(content, plan.recipe.name).encode()),
     }
+    if plan.recipe.experts is not None:
+        routed = routed_folder(plan)
+        checked = _checked_copy(routed / EXPERTS_NAME, read_marker(routed)["sha256"])
+        files[f"{EXPERTS_FOLDER}/{EXPERTS_NAME}"] = checked
+        files[f"{EXPERTS_FOLDER}/{ROUTING_NAME}"] = copy_writer(routed / ROUTING_NAME)
     for task in plan.tasks:
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None
@@ -101,7 +115,7 @@ def _checked_copy(source: Location, sha256: str) -> Writer:
     return checked
 
 
-def _manifest(plan: Plan, accuracy: Accuracy, facts: dict[str, Any], parent: int | None) -> Manifest:
+def _manifest(plan: Plan, metrics: dict[str, Any], facts: dict[str, Any], parent: int | None) -> Manifest:
     assert plan.alpha is not None
     tasks = {}
     for task in plan.tasks:
@@ -114,6 +128,8 @@ def _manifest(plan: Plan, accuracy: Accuracy, facts: dict[str, Any], parent: int
                 "samples": task.facts.proxies,
                 "sha256": task.facts.proxies_sha256,
                 "shifts": plan.shift_folder(task.name).name,
+                "routing_samples": task.facts.routing_proxies,
+                "routing_sha256": task.facts.routing_proxies_sha256,
             },
             "test": task.facts.test.model_dump() if task.facts.test else None,
             "validation": task.facts.validation.model_dump() if task.facts.validation else None,
@@ -138,7 +154,8 @@ def _manifest(plan: Plan, accuracy: Accuracy, facts: dict[str, Any], parent: int
         "alpha": plan.alpha.value,
         "alpha_search": plan.alpha.model_dump(include={"method", "curve"}),
         "layer_scales": facts["layer_scales"],
-        "metrics": {"accuracy": accuracy},
+        "experts": expert_facts(plan) if plan.recipe.experts is not None else None,
+        "metrics": metrics,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return dict(json.loads(json.dumps(manifest)))

@@ -35,7 +35,7 @@ def read_shift(folder: Location, weight: str, device: str = "cpu") -> CollectedL
     rows = read_marker(folder)["rows"]
     if weight not in rows:
         raise IntegrityError(
-            f"{folder}: holds no inputs of {weight}. Delete it and run again: the collect stage makes it anew."
+            f"{folder}: holds no inputs of {weight}. Delete it and run again: the collect stage redoes it."
         )
     factor = torch.from_numpy(read_array(folder, f"{weight}/factor")).to(device)
     mean = torch.from_numpy(read_array(folder, f"{weight}/mean")).to(device)

@@ -1,4 +1,4 @@
-"""The merge flow: survey, inspect, plan, collect, merge layers, choose α, finish, evaluate, publish."""
+"""The merge flow: survey, inspect, plan, collect, merge layers, choose α, finish, publish."""
 
 from prefect import flow, unmapped
 
@@ -7,6 +7,7 @@ from esm_core.plan import load_plan
 from esm_core.publish import up_to_date
 from esm_core.recipe import load_recipe
 from flows.alpha_search import search_alpha
+from flows.experts import build_experts
 from flows.gather import gather
 from tasks import merge as tasks
 
@@ -45,6 +46,8 @@ def merge(recipe: str) -> str:
     if plan.alpha is None:
         plan_url = search_alpha(plan_url, names, on_proxies=plan.recipe.alpha == "label_free")
     tasks.finish_weights(plan_url)
+    if plan.recipe.experts is not None:
+        build_experts(plan_url)
     jobs = evaluation_jobs(plan)
     evaluations = tasks.evaluate_model.map(plan_url, jobs)
     gather("evaluating", {job.label: future for job, future in zip(jobs, evaluations, strict=True)})

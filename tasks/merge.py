@@ -7,7 +7,9 @@ from prefect import task
 
 from esm_core.alpha import choose
 from esm_core.alpha_scores import keep_choice, recall_choice, score
-from esm_core.evaluate import EvaluationJob, accuracy, evaluate
+from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routing_accuracy
+from esm_core.experts.assemble import assemble
+from esm_core.experts.stage_decompose import decompose_one
 from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.line import write_line
@@ -15,6 +17,7 @@ from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
 from esm_core.proxy_features import write_references
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
+from esm_core.routing.stage_fit import fit_router
 from esm_core.stage_collect import collect_task
 from esm_core.static import finish
 from esm_core.storage import Location
@@ -106,6 +109,32 @@ def finish_weights(plan_url: str) -> str:
     return folder.url
 
 
+@task(name="decompose-expert", task_run_name="experts-{weight}", **OPTIONS)
+def make_experts(plan_url: str, weight: str) -> str:
+    set_threads()
+    started = time.monotonic()
+    folder = decompose_one(load_plan(plan_url), weight)
+    log.info("experts of %s (%.1f s)", weight, time.monotonic() - started)
+    return folder.url
+
+
+@task(name="router", **OPTIONS)
+def make_router(plan_url: str) -> str:
+    set_threads()
+    started = time.monotonic()
+    folder = fit_router(load_plan(plan_url))
+    log.info("fitted the router (%.1f s)", time.monotonic() - started)
+    return folder.url
+
+
+@task(name="assemble-experts", **OPTIONS)
+def assemble_experts(plan_url: str) -> str:
+    set_threads()
+    folder = assemble(load_plan(plan_url))
+    log.info("wrote the experts")
+    return folder.url
+
+
 @task(name="evaluate", task_run_name="evaluate-{job.label}", **OPTIONS)
 def evaluate_model(plan_url: str, job: EvaluationJob) -> None:
     set_threads()
@@ -117,6 +146,12 @@ def evaluate_model(plan_url: str, job: EvaluationJob) -> None:
 def publish_version(plan_url: str) -> str:
     set_threads()
     plan = load_plan(plan_url)
-    version = publish(plan, accuracy(plan))
+    routed = routing(plan)
+    metrics = {
+        "accuracy": accuracy(plan),
+        "routing": routed,
+        "routing_accuracy": routing_accuracy(routed),
+    }
+    version = publish(plan, metrics)
     log.info("published %s %s", plan.recipe.name, version.label)
     return version.folder.url

@@ -1,5 +1,6 @@
 """Putting the experts of a plan together: ``experts.safetensors`` and ``routing.json``."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from esm_core.checkpoints import TensorInfo, VisionCheckpoint, write_safetensors
-from esm_core.experts.file import EXPERTS_NAME, ROUTING_NAME, RoutingConfig
+from esm_core.errors import IntegrityError
+from esm_core.experts.file import EXPERTS_NAME, ROUTING_NAME, Experts, RoutingConfig, read_experts
 from esm_core.experts.names import PROJECTION, bias_of, small_parameters
 from esm_core.experts.places import expert_folder, expert_settings, expert_weights, routed_folder
 from esm_core.experts.stage_decompose import read_part, static_tower
@@ -75,6 +77,21 @@ def assemble(plan: Plan) -> Location:
     kept = {weight: read_marker(expert_folder(plan, weight))["kept"] for weight in weights}
     write_marker(folder, {"sha256": sha256, "bytes": size, "kept_energy": kept, **facts})
     return folder
+
+
+def assembled_experts(plan: Plan) -> Experts:
+    """The experts that will be published, float32.
+
+    Raises
+    ------
+    IntegrityError
+        The files are not those the marker names.
+    """
+    folder = routed_folder(plan)
+    tensors = (folder / EXPERTS_NAME).read_bytes()
+    if hashlib.sha256(tensors).hexdigest() != read_marker(folder)["sha256"]:
+        raise IntegrityError(f"{folder / EXPERTS_NAME}: is damaged. Delete {folder} and run again.")
+    return read_experts((folder / ROUTING_NAME).read_bytes(), tensors, folder)
 
 
 def expert_facts(plan: Plan) -> dict[str, Any]:

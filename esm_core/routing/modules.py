@@ -36,7 +36,7 @@ class LowRankBank(nn.Module):
         self.register_buffer("constant", constant.to(down))
 
     def forward(self, static: Tensor, inputs: Tensor, chosen: Tensor) -> Tensor:
-        """``static`` ``[B, L, d_out]`` plus the experts of ``inputs`` ``[B, L, d_in]``; ``chosen`` ``[B]``."""
+        """``static`` ``[B, L, d_out]`` plus the experts' part for ``inputs`` ``[B, L, d_in]``."""
         coordinates = torch.baddbmm(self.constant, inputs, self.down[chosen])
         return torch.baddbmm(static, coordinates, self.up[chosen])
 

@@ -1,4 +1,4 @@
-"""The router stage: fit routers on the proxies' tokens in the static model, take the best on held-out ones."""
+"""The router stage: fit routers on the proxies' tokens in the static model, take the best."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

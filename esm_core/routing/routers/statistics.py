@@ -55,7 +55,7 @@ def image_features(tokens: Tensor) -> Tensor:
 
 
 def inverse_and_log_det(matrices: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Inverse ``[T, d, d]`` and ``log det`` ``[T]`` of positive matrices plus ``ridge`` of their mean eigenvalue."""
+    """``[T, d, d]`` and ``[T]``, of positive matrices plus ``ridge`` times their mean eigenvalue."""
     mean = matrices.diagonal(dim1=1, dim2=2).mean(dim=1)
     full = matrices + ridge * mean[:, None, None] * torch.eye(matrices.shape[-1]).to(matrices)
     return torch.linalg.inv(full), torch.linalg.slogdet(full).logabsdet

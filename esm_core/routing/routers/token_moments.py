@@ -17,7 +17,8 @@ class TokenMoments(nn.Module):
     """The sum of three log densities, each by task.
 
     The token Gaussian (:class:`TokenGaussian`); a Gaussian of the tokens about a mean for every
-    position, also averaged over tokens; a Gaussian of the image features (mean and standard deviation over tokens).
+    position, also averaged over tokens; a Gaussian of the image features (mean and standard deviation
+    over tokens).
     The first two together are one quadratic form: ``<quadratic, ZᵀZ>`` and ``<linear, Z>``.
 
     Parameters
