@@ -11,6 +11,7 @@ import pytest
 import torch
 from published import TASKS, publish, published_experts
 from safetensors.torch import load_file
+from services import S3Server
 from torch import Tensor, nn
 
 from esm_core.artifacts import Version
@@ -207,3 +208,14 @@ def test_damaged_experts_are_refused(plain: Version, name: str, tmp_path: Path) 
     with pytest.raises(IntegrityError, match=f"{name}: is damaged"):
         export_adapters(plain, location(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.s3
+def test_exports_on_s3_are_the_same_bytes(plain: Version, s3: S3Server, tmp_path: Path) -> None:
+    remote = s3.bucket() / "exports"
+    export_adapters(plain, location(tmp_path / "out"))
+    export_adapters(plain, remote)
+    written = contents(tmp_path / "out")
+    assert {name: (remote / name).read_bytes() for name in remote.files()} == written
+    with pytest.raises(InputError, match="exports: is not empty"):
+        export_task(plain, "dogs", remote)
