@@ -35,13 +35,35 @@ _WITH_COMPUTER_MODERN: dict[SplitName, tuple[str, ...]] = {
 }
 
 
+Range = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""Darkest and brightest RGB values of a colour that is drawn at random."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colours of the ground and of the letter."""
+
+    ground: Range
+    ink: Range
+
+
 @dataclass(frozen=True)
 class Script:
-    """Letters by class name, and the font files of each split (none is in two)."""
+    """Letters by class name, the font files of each split (none is in two), and the look of their source.
+
+    Every script has a look of its own, as data sets have: many capital letters are the same in all three,
+    so nothing else in an image would say which task it belongs to.
+    """
 
     name: str
     letters: dict[str, str]
     fonts: dict[SplitName, tuple[str, ...]]
+    look: Look
+
+
+BOOK = Look(ground=((205, 200, 185), (250, 245, 235)), ink=((0, 0, 0), (80, 75, 75)))
+STREET_SIGN = Look(ground=((0, 40, 110), (40, 90, 190)), ink=((205, 205, 205), (255, 255, 255)))
+POSTER = Look(ground=((150, 15, 15), (215, 70, 60)), ink=((225, 195, 90), (255, 250, 200)))
 
 
 def _named(names: str, first: str) -> dict[str, str]:
@@ -50,7 +72,7 @@ def _named(names: str, first: str) -> dict[str, str]:
 
 
 SCRIPTS = (
-    Script("latin", {letter: letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}, _WITH_COMPUTER_MODERN),
+    Script("latin", {letter: letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}, _WITH_COMPUTER_MODERN, BOOK),
     Script(
         "greek",
         _named(
@@ -59,6 +81,7 @@ SCRIPTS = (
             "Α",
         ),
         _DEJAVU_AND_STIX,
+        STREET_SIGN,
     ),
     Script(
         "cyrillic",
@@ -68,6 +91,7 @@ SCRIPTS = (
             "А",
         ),
         _DEJAVU_AND_STIX,
+        POSTER,
     ),
 )
 
@@ -77,27 +101,27 @@ def draw_letters(script: Script, split: SplitName, count: int, rng: np.random.Ge
     names = sorted(script.letters)
     labels = np.sort(np.arange(count) % len(names))
     images = [
-        _draw(script.letters[names[label]], _font(str(rng.choice(script.fonts[split]))), rng)
+        _draw(script.letters[names[label]], _font(str(rng.choice(script.fonts[split]))), script.look, rng)
         for label in labels
     ]
     return Split(np.stack(images), labels)
 
 
-def _draw(letter: str, font: ImageFont.FreeTypeFont, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One letter on a plain ground: turned, scaled, shifted, in two colours that differ in brightness."""
+def _draw(
+    letter: str, font: ImageFont.FreeTypeFont, look: Look, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """One letter on a plain ground: turned, scaled, shifted."""
     canvas = 3 * SIZE
     mask = Image.new("L", (canvas, canvas))
     ImageDraw.Draw(mask).text((canvas / 2, canvas / 2), letter, fill=255, font=font, anchor="mm")
-    mask = mask.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
-    side = rng.uniform(0.8, 1.15) * canvas
-    x, y = (canvas - side) / 2 + rng.uniform(-0.09, 0.09, 2) * canvas
+    mask = mask.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
+    side = rng.uniform(0.8, 1.0) * canvas
+    x, y = (canvas - side) / 2 + rng.uniform(-0.05, 0.05, 2) * canvas
     window = (x, y, x + side, y + side)
     mask = mask.transform((SIZE * 2, SIZE * 2), Image.Transform.EXTENT, window, Image.Resampling.BILINEAR)
     ink = np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX), np.float64)[..., None] / 255
-    ground, colour = rng.uniform(0, 90, 3), rng.uniform(140, 255, 3)
-    if rng.random() < 0.5:
-        ground, colour = colour, ground
-    noise = rng.normal(0, 8, (SIZE, SIZE, 1))
+    ground, colour = rng.uniform(*look.ground), rng.uniform(*look.ink)
+    noise = rng.normal(0, 4, (SIZE, SIZE, 1))
     pixels: NDArray[np.uint8] = (ground + (colour - ground) * ink + noise).clip(0, 255).astype(np.uint8)
     return pixels
 

@@ -19,7 +19,7 @@ from demo.splits import Sizes, Split
 from demo.training import Report, Schedule, accuracy, blur_head, fine_tune, train_base
 
 SIZES = Sizes(train=2400, val=300, test=600)
-SCHEDULE = Schedule(base_epochs=6, base_rate=1e-3, tune_epochs=5, tune_rate=2e-4, head_noise=1.2)
+SCHEDULE = Schedule(base_epochs=4, base_rate=1e-3, tune_epochs=6, tune_rate=2e-4, head_noise=1.2)
 QUICK_SIZES = Sizes(train=320, val=64, test=128)
 QUICK_SCHEDULE = Schedule(base_epochs=2, base_rate=1e-3, tune_epochs=2, tune_rate=2e-4, head_noise=1.2)
 

@@ -40,7 +40,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. The fine-tunes' values follow the setting the project's trial used."""
+    """How long and how fast: a base that is far from done, and fine-tunes that finish the work."""
 
     base_epochs: int
     base_rate: float
@@ -110,12 +110,16 @@ def fine_tune(base: State, head: Tensor, train: Split, schedule: Schedule, seed:
     optimiser = torch.optim.AdamW(tower.parameters(), lr=schedule.tune_rate, weight_decay=0.0)
     order = torch.Generator().manual_seed(seed)
     images, labels = to_tensor(train.images), torch.from_numpy(train.labels)
+    steps = schedule.tune_epochs * math.ceil(len(labels) / schedule.batch)
+    # Cosine decay, as CLIP is fine-tuned: a constant rate ends in noise that fills every direction.
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(schedule.tune_epochs):
         for chosen in _batches(len(labels), schedule.batch, order):
             loss = _loss(tower(images[chosen]), head, labels[chosen])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+            rate.step()
     return _state(tower)
 
 

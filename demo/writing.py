@@ -16,7 +16,7 @@ from demo.data import Task
 from demo.splits import Split
 from demo.training import ARCHITECTURE, State
 
-PROXIES = 64
+PROXIES = 128
 
 AS_TORCH_FILE = "mnist"
 """The task whose fine-tune is a ``.pt`` state dict, as many are."""
@@ -133,6 +133,10 @@ tasks:
 
 samples: 32                 # proxy images per task
 alpha: label_free           # merging coefficient: searched on the proxy images; or a number, 0 to 4
+
+# ESM++: low-rank experts beside the merged model, and a router by which every image finds its own.
+experts:
+  rank: 16                  # an eighth of the model's width
 
 # Baselines to show beside ESM in the table.
 compare:

@@ -3,6 +3,7 @@
 >>> from esm_core import MergeSettings, load, merge_updates
 """
 
+from esm_core import routing
 from esm_core.errors import EsmergeError, InputError, IntegrityError
 from esm_core.factor import InputFactor
 from esm_core.loading import LoadedModel, load
@@ -18,4 +19,5 @@ __all__ = [
     "MergeSettings",
     "load",
     "merge_updates",
+    "routing",
 ]

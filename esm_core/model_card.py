@@ -31,6 +31,29 @@ def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str
     return ["task", *(METHOD_NAMES[m] for m in methods)], rows
 
 
+def routing_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of routing accuracy on the test images, in percent: tasks down, decisions across.
+
+    A router that decides once per image has the one decision ``image``; others have one per layer, and
+    their mean. No rows where nothing was routed.
+    """
+    table = metrics.get("routing", {})
+    layers = sorted(table)
+    if not layers:
+        return [], []
+    means = metrics["routing_accuracy"]
+    rows = []
+    for task in sorted(means):
+        shares = [table[layer][task][task] / sum(table[layer][task].values()) for layer in layers]
+        rows.append([task, *(f"{100 * share:.1f}" for share in [means[task], *shares])])
+    overall = sum(means.values()) / len(means)
+    rows.append(["mean", f"{100 * overall:.1f}", *([""] * len(layers))])
+    shown = [layer.removeprefix("visual.transformer.resblocks.") for layer in layers]
+    if layers == ["image"]:
+        return ["task", "routed to its expert"], [row[:2] for row in rows]
+    return ["task", "mean", *shown], rows
+
+
 def normalised(accuracy: Mapping[str, Mapping[str, float]], methods: list[str]) -> list[float]:
     """Mean over tasks of accuracy over the expert's, per method; a task whose expert has 0 counts as 0."""
     experts = accuracy["experts"]
@@ -51,6 +74,9 @@ def model_card(manifest: Mapping[str, Any], name: str) -> str:
             "| " + " | ".join(line) + " |" for line in lines
         )
         table += "\n\n`normalised`: accuracy over the expert's, averaged over tasks.\n"
+    experts, use_experts = manifest.get("experts"), ""
+    if experts:
+        use_experts = _EXPERTS.format(name=name, router=experts["router"], **experts["settings"])
     return f"""---
 library_name: open_clip
 tags: [model-merging, clip, esmerge]
@@ -70,6 +96,12 @@ model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_TO_
 ```
 
 or, with every checksum verified, `esm_core.load(store, "{name}")`.
-{table}
+{use_experts}{table}
 Inputs, settings and checksums: `manifest.json`.
+"""
+
+
+_EXPERTS = """
+With an expert per task, which every image finds by itself (rank {rank}, router {router}):
+`esm_core.load(store, "{name}", experts=True)`. Plain open_clip loads the merged model without them.
 """

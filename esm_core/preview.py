@@ -7,6 +7,8 @@ import torch
 
 from esm_core.alpha import search_length
 from esm_core.alpha_scores import recall_choice
+from esm_core.experts.check import expert_bytes, map_shape
+from esm_core.experts.names import SMALL_MATRICES
 from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
@@ -91,11 +93,12 @@ def _estimates(found: Survey) -> dict[str, float]:
     count = len(recipe.tasks)
     tokens = recipe.samples * tensors["visual.positional_embedding"].shape[0]
     parameters = sum(int(torch.Size(info.shape).numel()) for info in tensors.values())
+    shapes = {name: info.shape for name, info in tensors.items()}
     shift_bytes = collect_flops = merge_flops = peak = 0.0
     for name, info in tensors.items():
         kind = layer_kind(name)
-        if kind in recipe.collect.layers:
-            width = info.shape[1]
+        if kind in recipe.collect.layers or name in SMALL_MATRICES:
+            width = map_shape(name, info.shape)[1]
             shift_bytes += _DOUBLE * min(tokens, width) * width
             collect_flops += 4.0 * tokens * width**2
         if kind is not None:
@@ -108,6 +111,7 @@ def _estimates(found: Survey) -> dict[str, float]:
     return {
         "checkpoint_bytes": sum(t.tower.location.size() for t in found.tasks.values()),
         "shift_store_bytes": count * shift_bytes,
+        "expert_bytes": float(expert_bytes(recipe.experts, shapes, count)) if recipe.experts else 0.0,
         "merge_store_bytes": float(_DOUBLE * parameters),
         "peak_memory_bytes_per_worker": max(peak, 3.0 * 4 * parameters),
         "core_seconds": (count * collect_flops + merge_flops + _searched(recipe) * forward_flops) / rate,

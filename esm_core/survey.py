@@ -17,6 +17,7 @@ from esm_core.checkpoints import (
     vision_checkpoint,
 )
 from esm_core.errors import InputError, raise_together
+from esm_core.experts.check import unfit_for_experts
 from esm_core.heads import head_classes
 from esm_core.images import choose_samples, open_images
 from esm_core.images.folder import ImageFolder
@@ -91,6 +92,9 @@ def survey(recipe: Recipe) -> Survey:
             _check_labelled(spec, architecture, bool(text))
         if recipe.alpha == "validation":
             problems.extend(f"task {spec.name}: {problem}" for problem in _unfit_for_validation(spec))
+    if base is not None and recipe.experts is not None:
+        shapes = {name: info.shape for name, info in base.tower.tensors.items()}
+        problems.extend(unfit_for_experts(recipe.experts, shapes))
     raise_together(problems)
     assert architecture is not None
     assert base is not None

@@ -23,7 +23,7 @@ from esm_core.checkpoints.convert import convert_pickled  # noqa: E402
 from esm_core.devices import check_devices  # noqa: E402
 from esm_core.errors import EsmergeError, InputError  # noqa: E402
 from esm_core.export import export_adapters, export_task  # noqa: E402
-from esm_core.model_card import accuracy_rows  # noqa: E402
+from esm_core.model_card import accuracy_rows, routing_rows  # noqa: E402
 from esm_core.preview import preview, recall_plan  # noqa: E402
 from esm_core.publish import up_to_date  # noqa: E402
 from esm_core.recipe import load_recipe, recipe_schema  # noqa: E402
@@ -76,6 +76,7 @@ def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
         f"reads {cost['checkpoint_bytes'] / 1e6:.1f} MB of fine-tunes; stores "
         f"{cost['shift_store_bytes'] / 1e6:.1f} MB of shifts and "
         f"{cost['merge_store_bytes'] / 1e6:.1f} MB of updates"
+        + (f"; experts take {cost['expert_bytes'] / 1e6:.1f} MB" if cost["expert_bytes"] else "")
     )
     out.print(
         f"estimate: {cost['core_seconds']:.0f} core seconds, "
@@ -146,6 +147,8 @@ def show_command(
     out.print(f"architecture {manifest['architecture']['name']}, alpha {manifest['alpha']}{_how(manifest)}")
     for task, facts in manifest["inputs"]["tasks"].items():
         out.print(f"  {task}: {facts['checkpoint']['url']} (sha256 {facts['checkpoint']['sha256'][:12]})")
+    if manifest.get("experts"):
+        _print_experts(manifest)
     for path, facts in manifest["files"].items():
         out.print(f"  {path}: {facts['bytes']} bytes, sha256 {facts['sha256'][:12]}")
     _print_accuracy(manifest)
@@ -241,15 +244,26 @@ def _how(manifest: Any) -> str:
     return f" ({search['method']} search: best of {len(search['curve'])} values, score {best:.4f})"
 
 
+def _print_experts(manifest: Any) -> None:
+    facts = manifest["experts"]
+    settings, held_out = facts["settings"], facts["held_out"].get(facts["router"])
+    static = manifest["files"]["model/open_clip_model.safetensors"]["bytes"]
+    size = f"{facts['bytes'] / 1e6:.1f} MB beside a model of {static / 1e6:.1f} MB"
+    out.print(f"experts: rank {settings['rank']}, {size}")
+    known = f", right on {100 * held_out['accuracy']:.1f} % of held-out proxies" if held_out else ""
+    out.print(f"router: {facts['router']}, decides once per {facts['scope']}{known}")
+
+
 def _print_accuracy(manifest: Any) -> None:
     header, rows = accuracy_rows(manifest["metrics"]["accuracy"])
+    _print_table("Accuracy on the test images, %", "normalised: accuracy over the expert's", header, rows)
+    _print_table("Test images routed to their own expert, %", "", *routing_rows(manifest["metrics"]))
+
+
+def _print_table(title: str, caption: str, header: list[str], rows: list[list[str]]) -> None:
     if not rows:
         return
-    table = Table(
-        title="Accuracy on the test images, %",
-        caption="normalised: accuracy over the expert's",
-        box=SIMPLE_HEAD,
-    )
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
     for index, title in enumerate(header):
         table.add_column(title.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
     for row in rows:

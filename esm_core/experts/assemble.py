@@ -9,8 +9,9 @@ from torch import Tensor
 
 from esm_core.checkpoints import TensorInfo, VisionCheckpoint, write_safetensors
 from esm_core.errors import IntegrityError
+from esm_core.experts.check import map_shape
 from esm_core.experts.file import EXPERTS_NAME, ROUTING_NAME, Experts, RoutingConfig, read_experts
-from esm_core.experts.names import PROJECTION, bias_of, small_parameters
+from esm_core.experts.names import bias_of, small_parameters
 from esm_core.experts.places import expert_folder, expert_settings, expert_weights, routed_folder
 from esm_core.experts.stage_decompose import read_part, static_tower
 from esm_core.layer_merges import open_towers
@@ -48,7 +49,7 @@ def assemble(plan: Plan) -> Location:
     for name in small:
         tensors[f"delta/{name}"] = TensorInfo((count, *static.tensors[name].shape), dtype)
     for weight in weights:
-        d_out, d_in = _map_shape(static, weight)
+        d_out, d_in = map_shape(weight, static.tensors[weight].shape)
         tensors[f"low_rank/{weight}/A"] = TensorInfo((count, rank, d_in), dtype)
         tensors[f"low_rank/{weight}/B"] = TensorInfo((count, d_out, rank), dtype)
 
@@ -105,12 +106,6 @@ def expert_facts(plan: Plan) -> dict[str, Any]:
         "held_out": facts["held_out"],
         "kept_energy": facts["kept_energy"],
     }
-
-
-def _map_shape(static: VisionCheckpoint, weight: str) -> tuple[int, int]:
-    shape = static.tensors[weight].shape
-    flat = torch.Size(shape[1:]).numel()
-    return (flat, shape[0]) if weight == PROJECTION else (shape[0], flat)
 
 
 def _delta(plan: Plan, towers: Towers, static: VisionCheckpoint, name: str) -> Tensor:

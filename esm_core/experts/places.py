@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from esm_core.experts.names import SMALL_MATRICES
-from esm_core.layers import layer_kind
+from esm_core.experts.check import expert_weights_of
 from esm_core.plan import Plan
 from esm_core.settings import ExpertSettings
 from esm_core.stages import digest_of
@@ -17,10 +16,8 @@ def expert_settings(plan: Plan) -> ExpertSettings:
 
 
 def expert_weights(plan: Plan) -> list[str]:
-    """Weights of the tower that get low-rank experts, sorted."""
-    settings = expert_settings(plan)
-    layers = [weight for weight in plan.rules if layer_kind(weight) in settings.layers]
-    return sorted([*layers, *SMALL_MATRICES] if settings.extras else layers)
+    """Weights of the plan's tower that get low-rank experts, sorted."""
+    return expert_weights_of(expert_settings(plan), plan.rules)
 
 
 def expert_folder(plan: Plan, weight: str) -> Location:

@@ -87,4 +87,5 @@ def test_the_recipe_parses(tmp_path: Path, tasks: list[Task]) -> None:
     recipe = load_recipe(str(tmp_path / "recipe.yaml"))
     assert recipe.name == "demo"
     assert recipe.alpha == "label_free"
+    assert recipe.experts is not None
     assert {spec.method for spec in recipe.compare} == {"average", "task_arithmetic", "tsv_m", "iso_c"}
