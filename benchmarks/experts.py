@@ -2,7 +2,8 @@
 
 ``python benchmarks/experts.py --out .bench --json RESULTS.json`` makes the demo's fine-tunes for every seed
 (once), merges them with every setting below, and prints the mean over seeds. Stages are shared through
-one store per seed, so a second run only reads.
+one store per seed, so a second run only reads. ``--on validation`` measures on the validation images:
+settings are chosen there, the test images are for the result.
 """
 
 import argparse
@@ -58,21 +59,24 @@ VARIANTS = (
 )
 
 
-def measure(folder: Path, variant: Variant, workers: int) -> dict[str, Any]:
+def measure(folder: Path, variant: Variant, split: str, workers: int) -> dict[str, Any]:
     """Merge the fine-tunes in ``folder`` with a variant's experts; one row of figures in percent."""
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     # A name for each, so that every variant has a version of its own.
-    number = VARIANTS.index(variant)
-    recipe |= {"name": f"variant-{number}", "experts": variant.experts}
-    path = folder / f"variant-{number}.yaml"
+    name = f"{split}-{VARIANTS.index(variant)}"
+    recipe |= {"name": name, "experts": variant.experts}
+    if split == "validation":
+        recipe["tasks"] = [{**task, "test": task["validation"]} for task in recipe["tasks"]]
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     store = Location.parse(str(folder / recipe["store"]))
     label = Location(run_merge(str(path), workers)).name
-    manifest = open_version(store, recipe["name"], label).manifest
+    manifest = open_version(store, name, label).manifest
     metrics, experts = manifest["metrics"], manifest["experts"]
     shares = dict(zip(COMPARED, normalised(metrics["accuracy"], list(COMPARED)), strict=True))
     return {
         "variant": variant.label,
+        "on": split,
         "alpha": manifest["alpha"],
         **{method: 100 * share for method, share in shares.items()},
         "routing": 100 * statistics.mean(metrics["routing_accuracy"].values()),
@@ -85,7 +89,7 @@ def measure(folder: Path, variant: Variant, workers: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Means over seeds, the lowest and highest seed in brackets."""
-    found = Table("experts", "routed", "oracle", "routing", "MB", title="Normalised test accuracy, %")
+    found = Table("experts", "routed", "oracle", "routing", "MB", title="Normalised accuracy, %")
     for variant in VARIANTS:
         own = [row for row in rows if row["variant"] == variant.label]
         if own:
@@ -109,6 +113,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(".bench"), help="folder for models and stores")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--on", choices=("test", "validation"), default="test", help="images to measure on")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--workers", type=int, default=2, help="tasks at a time")
     parser.add_argument("--quick", action="store_true", help="tiny, poor models: only that it runs")
@@ -119,7 +124,8 @@ def main() -> None:
         folder = arguments.out / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         prepare(folder, sizes, schedule, seed)
-        rows += [{"seed": seed, **measure(folder, variant, arguments.workers)} for variant in VARIANTS]
+        for variant in VARIANTS:
+            rows.append({"seed": seed, **measure(folder, variant, arguments.on, arguments.workers)})
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     Console(width=110).print(table(rows))
