@@ -97,7 +97,12 @@ class RoutedTower(nn.Module):
         self.changes = any(name.partition(".")[0] != "static" for name, _ in self.named_buffers())
         weight = static.conv1.weight
         self.to(device=weight.device, dtype=weight.dtype)
-        router = ROUTERS[experts.config.router]
+        router = ROUTERS.get(experts.config.router)
+        if router is None:
+            known = ", ".join(ROUTERS)
+            raise InputError(
+                f"this esmerge knows no router {experts.config.router!r} (only {known}). Upgrade esmerge."
+            )
         self.scorers = nn.ModuleDict(
             {_key(name): router.load(dict(tensors)) for name, tensors in experts.router.items()}
         ).to(weight.device)
@@ -195,7 +200,9 @@ class RoutedTower(nn.Module):
         if static.proj is not None:
             features = pooled @ static.proj
             if chosen is not None and self.proj is not None:
-                features = self.proj(features[:, None], pooled[:, None], chosen)[:, 0]
+                rows = features if features.ndim > 2 else features[:, None]
+                inputs = pooled if pooled.ndim > 2 else pooled[:, None]
+                features = self.proj(rows, inputs, chosen).reshape(features.shape)
             pooled = features
         return (pooled, tokens) if static.output_tokens else pooled
 
