@@ -54,6 +54,26 @@ def routing_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     return ["task", "mean", *shown], rows
 
 
+def confusions(table: Mapping[str, Mapping[str, int]], most: int = 5) -> list[str]:
+    """What is most often sent to a wrong expert, the worst first: ``photos → textures 12.5 %``.
+
+    Parameters
+    ----------
+    table : mapping
+        Task → expert → images.
+    most : int
+        How many to name.
+    """
+    shares = [
+        (count / sum(chosen.values()), task, expert)
+        for task, chosen in table.items()
+        for expert, count in chosen.items()
+        if expert != task and count
+    ]
+    worst = sorted(shares, key=lambda share: (-share[0], share[1:]))[:most]
+    return [f"{task} → {expert} {100 * share:.1f} %" for share, task, expert in worst]
+
+
 def normalised(accuracy: Mapping[str, Mapping[str, float]], methods: list[str]) -> list[float]:
     """Mean over tasks of accuracy over the expert's, per method; a task whose expert has 0 counts as 0."""
     experts = accuracy["experts"]

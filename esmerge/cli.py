@@ -23,7 +23,7 @@ from esm_core.checkpoints.convert import convert_pickled  # noqa: E402
 from esm_core.devices import check_devices  # noqa: E402
 from esm_core.errors import EsmergeError, InputError  # noqa: E402
 from esm_core.export import export_adapters, export_task  # noqa: E402
-from esm_core.model_card import accuracy_rows, routing_rows  # noqa: E402
+from esm_core.model_card import accuracy_rows, confusions, routing_rows  # noqa: E402
 from esm_core.preview import preview, recall_plan  # noqa: E402
 from esm_core.publish import up_to_date  # noqa: E402
 from esm_core.recipe import load_recipe, recipe_schema  # noqa: E402
@@ -252,6 +252,8 @@ def _print_experts(manifest: Any) -> None:
     out.print(f"experts: rank {settings['rank']}, {size}")
     known = f", right on {100 * held_out['accuracy']:.1f} % of held-out proxies" if held_out else ""
     out.print(f"router: {facts['router']}, decides once per {facts['scope']}{known}")
+    if held_out and (wrong := confusions(held_out["confusion"])):
+        out.print(f"  most often wrong: {', '.join(wrong)}")
 
 
 def _print_accuracy(manifest: Any) -> None:

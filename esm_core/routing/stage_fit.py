@@ -35,7 +35,7 @@ def fit_router(plan: Plan) -> Location:
 
     ``auto`` takes the router that sends most held-out proxies to their own task's expert: every image is
     held out once (four parts), and its task is known, so no label is used. The marker holds the share of
-    each router, averaged over tasks, and its confusion (rows: the image's task, columns: the expert's).
+    each router, averaged over tasks, and its confusion: task → expert → images.
 
     Raises
     ------
@@ -96,9 +96,13 @@ def _held_out(
                     tables[name][row] += torch.bincount(chosen, minlength=count)
     shares = {name: table.diagonal() / table.sum(dim=1) for name, table in tables.items()}
     return {
-        name: {"accuracy": float(shares[name].mean()), "confusion": table.tolist()}
+        name: {"accuracy": float(shares[name].mean()), "confusion": _by_name(proxies.names, table)}
         for name, table in tables.items()
     }
+
+
+def _by_name(names: Sequence[str], table: Tensor) -> dict[str, dict[str, int]]:
+    return {task: dict(zip(names, row.tolist(), strict=True)) for task, row in zip(names, table, strict=True)}
 
 
 class _Proxies:

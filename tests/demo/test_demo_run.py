@@ -24,8 +24,10 @@ def test_the_quick_demo_publishes_and_a_second_run_is_up_to_date(tmp_path: Path,
     assert "ESM" in merged.out
     shown = json.loads(esmerge("show", "--store", tmp_path / "store", "demo", "--json").out)
     methods = {"base", "experts", "average", "task_arithmetic", "tsv_m", "iso_c", "esm"}
+    methods |= {"esm_pp_route", "esm_pp_oracle"}
     assert set(shown["metrics"]["accuracy"]) == methods
     assert len(shown["metrics"]["accuracy"]["esm"]) >= 7
+    assert shown["experts"]["held_out"][shown["experts"]["router"]]["accuracy"] > 0.5
     layouts = {task["checkpoint"]["layout"] for task in shown["inputs"]["tasks"].values()}
     assert len(layouts) == 2, "one fine-tune has model.visual. keys"
     assert "up to date" in esmerge("merge", tmp_path / "recipe.yaml").out
