@@ -1,7 +1,8 @@
 """A vision tower whose images find their own expert."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class RoutedTower(nn.Module):
         weight = static.conv1.weight
         self.to(device=weight.device, dtype=weight.dtype)
         router = ROUTERS[experts.config.router]
-        self.scorers = nn.ModuleDict(
+        self.scorers = _Scorers(
             {_key(name): router.load(dict(tensors)) for name, tensors in experts.router.items()}
         ).to(weight.device)
         self.eval().requires_grad_(False)
@@ -109,13 +110,22 @@ class RoutedTower(nn.Module):
         return self.static.image_size
 
     def forward(self, images: Tensor) -> Any:
-        """``[B, 3, H, W]`` → ``[B, embed_dim]``, by the mode that is set."""
+        """``[B, 3, H, W]`` → ``[B, embed_dim]``, by the mode that is set.
+
+        Raises
+        ------
+        InputError
+            Oracle mode with another number of tasks than images.
+        """
         mode = self.mode
         if mode.kind == "base" or not self.changes:
             return self.static(images)
         if mode.kind == "oracle":
+            named, count = len(mode.experts), len(images)
+            if named not in (1, count):
+                raise InputError(f"oracle: {named} tasks for {count} images; name one, or one per image.")
             fixed = torch.tensor(mode.experts, device=images.device)
-            return self._routed(images, fixed.expand(len(images)) if len(fixed) == 1 else fixed)
+            return self._routed(images, fixed.expand(count))
         return self._routed(images, None)
 
     def tokens(self, images: Tensor) -> Tensor:
@@ -198,6 +208,14 @@ class RoutedTower(nn.Module):
                 features = self.proj(features[:, None], pooled[:, None], chosen)[:, 0]
             pooled = features
         return (pooled, tokens) if static.output_tokens else pooled
+
+
+class _Scorers(nn.ModuleDict):
+    """Routers stay in float32 whatever the tower is converted to; they do move from device to device."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def routed_tower(model: nn.Module) -> RoutedTower:
