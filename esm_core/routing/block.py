@@ -103,8 +103,8 @@ class BlockExperts(nn.Module):
         batch, tokens, width = x.shape
         packed = functional.linear(x, attn.in_proj_weight, attn.in_proj_bias)
         packed = self._routed("in_proj", packed, x, choose)
-        heads = packed.reshape(batch, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.unbind(0)
+        shape = (batch, tokens, 3, attn.num_heads, width // attn.num_heads)
+        query, key, value = packed.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
         if hasattr(attn, "ln_q"):
             query, key = attn.ln_q(query), attn.ln_k(key)
         mixed = functional.scaled_dot_product_attention(query, key, value)

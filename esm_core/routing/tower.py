@@ -1,7 +1,8 @@
 """A vision tower whose images find their own expert."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class RoutedTower(nn.Module):
             raise InputError(
                 f"this esmerge knows no router {experts.config.router!r} (only {known}). Upgrade esmerge."
             )
-        self.scorers = nn.ModuleDict(
+        self.scorers = _Scorers(
             {_key(name): router.load(dict(tensors)) for name, tensors in experts.router.items()}
         ).to(weight.device)
         self.eval().requires_grad_(False)
@@ -114,13 +115,22 @@ class RoutedTower(nn.Module):
         return self.static.image_size
 
     def forward(self, images: Tensor) -> Any:
-        """``[B, 3, H, W]`` → ``[B, embed_dim]``, by the mode that is set."""
+        """``[B, 3, H, W]`` → ``[B, embed_dim]``, by the mode that is set.
+
+        Raises
+        ------
+        InputError
+            Oracle mode with another number of tasks than images.
+        """
         mode = self.mode
         if mode.kind == "base" or not self.changes:
             return self.static(images)
         if mode.kind == "oracle":
+            named, count = len(mode.experts), len(images)
+            if named not in (1, count):
+                raise InputError(f"oracle: {named} tasks for {count} images; name one, or one per image.")
             fixed = torch.tensor(mode.experts, device=images.device)
-            return self._routed(images, fixed.expand(len(images)) if len(fixed) == 1 else fixed)
+            return self._routed(images, fixed.expand(count))
         return self._routed(images, None)
 
     def tokens(self, images: Tensor) -> Tensor:
@@ -131,16 +141,13 @@ class RoutedTower(nn.Module):
         return self._first_inputs(self._embedded(self._patch_tokens(images), None))
 
     def _routed(self, images: Tensor, chosen: Tensor | None) -> Any:
-        static = self._patch_tokens(images)
-        x = None
+        patches = self._patch_tokens(images)
+        x = self._embedded(patches, None)
         if not self.per_layer:
             if chosen is None:
-                x = self._embedded(static, None)
                 chosen = self._score("", self._first_inputs(x)).argmax(dim=1)
-            if x is None or self._embeds_differ:
-                x = self._embedded(self._expert_patches(images, static, chosen), chosen)
-        else:
-            x = self._embedded(static, None)
+            if self._embeds_differ:
+                x = self._embedded(self._expert_patches(images, patches, chosen), chosen)
 
         def choose(layer: str, inputs: Tensor) -> Tensor:
             return self._score(layer, inputs).argmax(dim=1) if chosen is None else chosen
@@ -205,6 +212,14 @@ class RoutedTower(nn.Module):
                 features = self.proj(rows, inputs, chosen).reshape(features.shape)
             pooled = features
         return (pooled, tokens) if static.output_tokens else pooled
+
+
+class _Scorers(nn.ModuleDict):
+    """Routers stay in float32 whatever the tower is converted to; they do move from device to device."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def routed_tower(model: nn.Module) -> RoutedTower:
