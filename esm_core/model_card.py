@@ -86,14 +86,14 @@ def normalised(accuracy: Mapping[str, Mapping[str, float]], methods: list[str]) 
 def model_card(manifest: Mapping[str, Any], name: str) -> str:
     """Markdown with the front matter that model hubs read."""
     tasks = ", ".join(manifest["inputs"]["tasks"])
-    header, rows = accuracy_rows(manifest["metrics"]["accuracy"])
-    table = ""
-    if rows:
-        lines = [header, ["---"] * len(header), *rows]
-        table = "\n## Accuracy on the test images, in percent\n\n" + "\n".join(
-            "| " + " | ".join(line) + " |" for line in lines
-        )
-        table += "\n\n`normalised`: accuracy over the expert's, averaged over tasks.\n"
+    table = _section(
+        "Accuracy on the test images, in percent", *accuracy_rows(manifest["metrics"]["accuracy"])
+    )
+    if table:
+        table += "\n`normalised`: accuracy over the expert's, averaged over tasks.\n"
+    table += _section(
+        "Test images routed to their own expert, in percent", *routing_rows(manifest["metrics"])
+    )
     experts, use_experts = manifest.get("experts"), ""
     if experts:
         use_experts = _EXPERTS.format(name=name, router=experts["router"], rank=experts["settings"]["rank"])
@@ -119,6 +119,13 @@ or, with every checksum verified, `esm_core.load(store, "{name}")`.
 {use_experts}{table}
 Inputs, settings and checksums: `manifest.json`.
 """
+
+
+def _section(title: str, header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows)]
+    return "\n".join(["", f"## {title}", "", *lines, ""])
 
 
 _EXPERTS = """

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import yaml
 
-from esm_core.model_card import accuracy_rows, model_card, normalised
+from esm_core.model_card import accuracy_rows, confusions, model_card, normalised, routing_rows
 
 ACCURACY = {
     "esm": {"cats": 0.9, "dogs": 0.4},
@@ -62,3 +62,43 @@ def test_without_accuracies_there_is_no_table() -> None:
     card = model_card(manifest({}), "pets")
     assert "## Accuracy" not in card
     assert "|" not in card
+
+
+PER_IMAGE = {"image": {"cats": {"cats": 9, "dogs": 1}, "dogs": {"cats": 5, "dogs": 15}}}
+LAYER = "visual.transformer.resblocks.{}.mlp.c_fc.weight"
+
+
+def test_a_router_that_decides_once_has_one_share_per_task() -> None:
+    metrics = {"routing": PER_IMAGE, "routing_accuracy": {"cats": 0.9, "dogs": 0.75}}
+    header, rows = routing_rows(metrics)
+    assert header == ["task", "routed to its expert"]
+    assert rows == [["cats", "90.0"], ["dogs", "75.0"], ["mean", "82.5"]]
+
+
+def test_a_router_that_decides_in_every_layer_has_a_share_for_each() -> None:
+    first, second = {"cats": {"cats": 1, "dogs": 1}}, {"cats": {"cats": 2, "dogs": 0}}
+    metrics = {
+        "routing": {LAYER.format(0): first, LAYER.format(1): second},
+        "routing_accuracy": {"cats": 0.75},
+    }
+    header, rows = routing_rows(metrics)
+    assert header == ["task", "mean", "0.mlp.c_fc.weight", "1.mlp.c_fc.weight"]
+    assert rows == [["cats", "75.0", "50.0", "100.0"], ["mean", "75.0", "", ""]]
+
+
+def test_without_routing_there_are_no_rows() -> None:
+    assert routing_rows({"accuracy": ACCURACY}) == ([], [])
+
+
+def test_confusions_are_named_worst_first() -> None:
+    assert confusions(PER_IMAGE["image"]) == ["dogs → cats 25.0 %", "cats → dogs 10.0 %"]
+    assert confusions(PER_IMAGE["image"], most=1) == ["dogs → cats 25.0 %"]
+    assert confusions({"cats": {"cats": 3, "dogs": 0}}) == []
+
+
+def test_the_card_of_a_version_with_experts_says_how_to_load_them() -> None:
+    experts = {"router": "token_moments", "settings": {"rank": 16, "router": "auto"}}
+    card = model_card({**manifest(ACCURACY), "experts": experts}, "pets")
+    assert 'esm_core.load(store, "pets", experts=True)' in card
+    assert "router token_moments" in card
+    assert "experts=True" not in model_card(manifest(ACCURACY), "pets")
