@@ -41,15 +41,12 @@ class Variant:
 VARIANTS = (
     Variant(
         "published: two layers, cosine",
-        {"layers": TWO, "extras": False, "shrinkage": 0, "router": "cosine"},
+        {"layers": TWO, "extras": False, "router": "cosine"},
     ),
-    Variant(
-        "published layers, chosen router", {"layers": TWO, "extras": False, "shrinkage": 0, "router": "auto"}
-    ),
+    Variant("published layers, chosen router", {"layers": TWO, "extras": False}),
     Variant("four layers, cosine", {"extras": False, "router": "cosine"}),
     Variant("four layers", {"extras": False}),
     Variant("four layers + extras (default)", {}),
-    Variant("default, shrinkage 0", {"shrinkage": 0}),
     Variant("default, token_gaussian", {"router": "token_gaussian"}),
     Variant("default, token_moments", {"router": "token_moments"}),
     Variant("default, 32 proxies", {"proxies": 32}),

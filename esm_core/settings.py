@@ -39,7 +39,7 @@ class ExpertSettings(BaseModel):
     """The experts of ESM++ and how an image finds its own (arXiv 2606.19164).
 
     The published configuration is ``layers: [attn.in_proj, mlp.c_fc]``, ``extras: false``,
-    ``shrinkage: 0``, ``router: cosine``; the defaults were chosen by measurement (docs/experts.md).
+    ``router: cosine``; the defaults were chosen by measurement (docs/experts.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,12 +50,6 @@ class ExpertSettings(BaseModel):
     rank: int = Field(16, ge=1, description="Rank of every expert; at most the smallest side of its weight.")
     extras: bool = Field(
         True, description="Experts for conv1, proj, norms, biases, class token and positional embedding too."
-    )
-    shrinkage: float = Field(
-        1.0,
-        ge=0,
-        description="How far the inputs' second moment is shrunk towards an isotropic one before a layer is "
-        "decomposed, in units of its mean eigenvalue; 0 is the published decomposition.",
     )
     dtype: Literal["float32", "float16"] = Field("float32", description="How experts are stored.")
     router: RouterChoice = Field(

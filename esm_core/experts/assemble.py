@@ -11,7 +11,7 @@ from esm_core.checkpoints import TensorInfo, VisionCheckpoint, write_safetensors
 from esm_core.errors import IntegrityError
 from esm_core.experts.check import map_shape
 from esm_core.experts.file import EXPERTS_NAME, ROUTING_NAME, Experts, RoutingConfig, read_experts
-from esm_core.experts.names import bias_of, small_parameters
+from esm_core.experts.names import small_parameters
 from esm_core.experts.places import expert_folder, expert_settings, expert_weights, routed_folder
 from esm_core.experts.stage_decompose import read_part, static_tower
 from esm_core.layer_merges import open_towers
@@ -58,7 +58,7 @@ def assemble(plan: Plan) -> Location:
         if kind == "router":
             return router[name]
         if kind == "delta":
-            return _delta(plan, towers, static, name).to(dtype)
+            return _delta(towers, static, name).to(dtype)
         weight, _, part = name.rpartition("/")
         return read_part(plan, weight, part).to(dtype)
 
@@ -108,11 +108,7 @@ def expert_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _delta(plan: Plan, towers: Towers, static: VisionCheckpoint, name: str) -> Tensor:
+def _delta(towers: Towers, static: VisionCheckpoint, name: str) -> Tensor:
     """``[T, *shape]`` float64: each task's own value against the published one."""
     own = torch.stack([read_weight(tuned, towers.base, name) for tuned in towers.tuned]).double()
-    delta = own - static.read(name).double()
-    for weight in expert_weights(plan):
-        if bias_of(weight) == name:
-            delta += read_part(plan, weight, "offset")
-    return delta
+    return own - static.read(name).double()

@@ -22,13 +22,10 @@ def expert_weights(plan: Plan) -> list[str]:
 
 def expert_folder(plan: Plan, weight: str) -> Location:
     """Where one weight's experts are kept."""
-    settings = expert_settings(plan)
     identity = {
         "static": plan.static_folder.name,
         "shifts": {task.name: plan.shift_folder(task.name).name for task in plan.tasks},
-        "rank": settings.rank,
-        "shrinkage": settings.shrinkage,
-        "offsets": settings.extras,
+        "rank": expert_settings(plan).rank,
         "fuse": plan.recipe.fuse.model_dump(mode="json"),
     }
     return plan.store / "experts" / digest_of("experts", identity) / weight

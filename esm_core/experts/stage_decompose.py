@@ -6,7 +6,7 @@ from torch import Tensor
 from esm_core.arrays import read_array, write_arrays
 from esm_core.checkpoints import VisionCheckpoint
 from esm_core.experts.decompose import decompose
-from esm_core.experts.names import bias_of, linear_map
+from esm_core.experts.names import linear_map
 from esm_core.experts.places import expert_folder, expert_settings
 from esm_core.plan import Plan
 from esm_core.shifts import read_shift
@@ -25,8 +25,7 @@ def decompose_one(plan: Plan, weight: str) -> Location:
     """Make every task's expert of one weight; at once where they are already there.
 
     Reads that weight and its collected inputs only, one task at a time; no fine-tune is run again.
-    Arrays ``A`` ``[T, r, d_in]``, ``B`` ``[T, d_out, r]`` and ``offset`` ``[T, d_out]``, in the plan's
-    order of tasks.
+    Arrays ``A`` ``[T, r, d_in]`` and ``B`` ``[T, d_out, r]``, in the plan's order of tasks.
 
     Raises
     ------
@@ -36,23 +35,21 @@ def decompose_one(plan: Plan, weight: str) -> Location:
     folder = expert_folder(plan, weight)
     if is_complete(folder):
         return folder
-    device, settings = plan.recipe.fuse.device, expert_settings(plan)
+    device, rank = plan.recipe.fuse.device, expert_settings(plan).rank
     static = linear_map(weight, static_tower(plan).read(weight)).to(device=device, dtype=torch.float64)
     base = open_tower(Location.parse(plan.base.weights))
-    centred = settings.extras and bias_of(weight) in plan.rules
     experts = {}
     for task in plan.tasks:
         tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
         residual = linear_map(weight, tuned).to(static) - static
-        layer = read_shift(plan.shift_folder(task.name), weight, device)
-        experts[task.name] = decompose(residual, layer, settings.rank, settings.shrinkage, centred)
-    found = experts.values()
-    parts = {"A": [e.down for e in found], "B": [e.up for e in found], "offset": [e.offset for e in found]}
+        inputs = read_shift(plan.shift_folder(task.name), weight, device).inputs
+        experts[task.name] = decompose(residual, inputs, rank)
+    parts = {"A": [e.down for e in experts.values()], "B": [e.up for e in experts.values()]}
     write_arrays(folder, {name: torch.stack(part).cpu().numpy() for name, part in parts.items()})
     write_marker(folder, {"kept": {name: expert.kept for name, expert in experts.items()}})
     return folder
 
 
 def read_part(plan: Plan, weight: str, part: str) -> Tensor:
-    """``A``, ``B`` or ``offset`` of one weight's experts, float64, checksums verified."""
+    """``A`` or ``B`` of one weight's experts, float64, checksums verified."""
     return torch.from_numpy(read_array(expert_folder(plan, weight), part))
