@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
@@ -19,6 +20,7 @@ EXPERTS_NAME, ROUTING_NAME = "experts.safetensors", "routing.json"
 
 
 Scope = Literal["image", "layer"]
+Router = Literal["cosine", "token_gaussian", "token_moments"]
 
 
 class RoutingConfig(BaseModel):
@@ -49,7 +51,7 @@ class RoutingConfig(BaseModel):
     layers: tuple[str, ...]
     rank: int
     extras: bool
-    router: str
+    router: Router
     scope: Scope
     left_static: tuple[str, ...]
 
@@ -115,23 +117,30 @@ def read_experts(config: bytes, tensors: bytes, source: Location) -> Experts:
         raw = json.loads(config)
         check_format(source / ROUTING_NAME, int(raw["format"]))
         parsed = RoutingConfig.model_validate(raw)
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, ValidationError) as error:
         raise IntegrityError(
             f"{source / ROUTING_NAME}: is not a routing.json that esmerge writes."
         ) from error
+    try:
+        stored = load_safetensors(tensors)
+    except SafetensorError as error:
+        raise IntegrityError(f"{source / EXPERTS_NAME}: is no safetensors file.") from error
     low_rank: dict[str, dict[str, Tensor]] = {}
     deltas: dict[str, Tensor] = {}
     router: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_safetensors(tensors).items():
+    for key, tensor in stored.items():
         kind, _, rest = key.partition("/")
         name, _, part = rest.rpartition("/")
         if kind == "router":
             router.setdefault(name, {})[part] = tensor
         elif kind == "delta":
             deltas[rest] = tensor.to(torch.float32)
-        elif kind == "low_rank":
+        elif kind == "low_rank" and part in ("A", "B"):
             low_rank.setdefault(name, {})[part] = tensor.to(torch.float32)
         else:
             raise IntegrityError(f"{source / EXPERTS_NAME}: tensor {key!r} is none that esmerge writes.")
+    halves = sorted(name for name, parts in low_rank.items() if len(parts) < 2)
+    if halves:
+        raise IntegrityError(f"{source / EXPERTS_NAME}: misses A or B of {', '.join(halves)}.")
     pairs = {name: (parts["A"], parts["B"]) for name, parts in low_rank.items()}
     return Experts(parsed, pairs, deltas, router)

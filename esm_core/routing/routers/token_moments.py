@@ -76,6 +76,9 @@ def _fit_tokens(tasks: Sequence[TokenStatistics]) -> dict[str, Tensor]:
     moments = torch.stack([task.second / task.tokens for task in tasks])
     means = torch.stack([task.first / len(task.features) for task in tasks])
     about = moments - means.mT @ means / means.shape[1]
+    # Of one image, or equal ones, nothing is known about how tokens vary: the second moment stands in.
+    spread, size = (matrices.diagonal(dim1=1, dim2=2).sum(dim=1) for matrices in (about, moments))
+    about = torch.where((spread > 1e-6 * size)[:, None, None], about, moments)
     precision, log_det = inverse_and_log_det(moments, RIDGE)
     own_precision, own_log_det = inverse_and_log_det(about, RIDGE)
     linear = means @ own_precision
