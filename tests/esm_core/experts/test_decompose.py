@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esm_core.collect import CollectedLayer
 from esm_core.esd import coordinates, essential_basis
 from esm_core.experts.decompose import Expert, decompose
 from esm_core.factor import FactorStream, InputFactor, compress
@@ -19,14 +18,14 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs_of(width: int, rows: int = 200) -> Tensor:
-    """Correlated, of unequal scales, with a mean."""
+    """Correlated, of unequal scales, about a mean that is not zero."""
     scales = torch.linspace(0.1, 3.0, width, dtype=torch.float64)
     return random(rows, width, seed=1) @ (random(width, width, seed=2) * scales) + random(width, seed=3)
 
 
-def raw(inputs: Tensor) -> CollectedLayer:
-    """A layer whose inputs are kept as they are: raw inputs are a factor too."""
-    return CollectedLayer(InputFactor(inputs, len(inputs)), inputs.mean(dim=0))
+def raw(inputs: Tensor) -> InputFactor:
+    """Inputs kept as they are, which is a factor too."""
+    return InputFactor(inputs, len(inputs))
 
 
 def product(expert: Expert) -> Tensor:
@@ -34,8 +33,8 @@ def product(expert: Expert) -> Tensor:
 
 
 def error(inputs: Tensor, residual: Tensor, expert: Expert) -> float:
-    """Squared error of the outputs, summed over rows, the offset added."""
-    missing = inputs @ (residual - product(expert)).mT - expert.offset
+    """Squared error of the outputs, summed over rows."""
+    missing = inputs @ (residual - product(expert)).mT
     return float(missing.square().sum())
 
 
@@ -46,14 +45,13 @@ def residual(request: pytest.FixtureRequest) -> Tensor:
 
 def test_the_published_decomposition_is_esd_of_the_residual(residual: Tensor) -> None:
     inputs = inputs_of(residual.shape[1])
-    found = essential_basis(residual, InputFactor(inputs, len(inputs)))
+    found = essential_basis(residual, raw(inputs))
     expert = decompose(residual, raw(inputs), 4)
     basis = found.basis[:, :4]
     # Bases are the same up to signs, so their projections are compared.
     torch.testing.assert_close(product(expert), basis @ coordinates(basis, residual))
     torch.testing.assert_close(expert.up.mT @ expert.up, torch.eye(4, dtype=torch.float64))
     torch.testing.assert_close(expert.down, expert.up.mT @ residual)
-    assert torch.equal(expert.offset, torch.zeros(len(residual), dtype=torch.float64))
     share = float(found.eigenvalues[:4].sum() / found.eigenvalues.sum())
     assert expert.kept == pytest.approx(share)
 
@@ -80,7 +78,7 @@ def test_no_svd_of_the_same_rank_is_better_on_those_inputs(
 ) -> None:
     residual, inputs = random(d_out, d_in, seed=seed), inputs_of(d_in, rows)
     left, values, right = torch.linalg.svd(residual, full_matrices=False)
-    svd = Expert(values[:rank, None] * right[:rank], left[:, :rank], torch.zeros(d_out).double(), 0.0)
+    svd = Expert(values[:rank, None] * right[:rank], left[:, :rank], 0.0)
     whole = float((inputs @ residual.mT).square().sum())
     expert = decompose(residual, raw(inputs), rank)
     assert expert.down.shape == (rank, d_in)
@@ -89,90 +87,40 @@ def test_no_svd_of_the_same_rank_is_better_on_those_inputs(
     assert error(inputs, residual, expert) <= error(inputs, residual, svd) + 1e-9 * whole
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 1.0])
-@pytest.mark.parametrize("centred", [False, True])
-def test_full_rank_is_the_residual_itself(residual: Tensor, shrinkage: float, centred: bool) -> None:
-    expert = decompose(residual, raw(inputs_of(residual.shape[1])), min(residual.shape), shrinkage, centred)
+def test_full_rank_is_the_residual_itself(residual: Tensor) -> None:
+    expert = decompose(residual, raw(inputs_of(residual.shape[1])), min(residual.shape))
     torch.testing.assert_close(product(expert), residual)
-    torch.testing.assert_close(expert.offset, torch.zeros(len(residual), dtype=torch.float64))
     assert expert.kept == pytest.approx(1)
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 1.0])
-def test_beyond_the_numerical_rank_there_are_zeros(shrinkage: float) -> None:
+def test_beyond_the_numerical_rank_there_are_zeros() -> None:
     residual = random(24, 2) @ random(2, 8, seed=5)
-    expert = decompose(residual, raw(inputs_of(8)), 6, shrinkage)
+    expert = decompose(residual, raw(inputs_of(8)), 6)
     assert not expert.down[2:].any()
     assert not expert.up[:, 2:].any()
     torch.testing.assert_close(product(expert), residual)
 
 
-def test_few_inputs_give_few_directions_unless_shrunk() -> None:
-    residual, layer = random(12, 12), raw(inputs_of(12, rows=3))
-    assert int(decompose(residual, layer, 8).up.any(dim=0).sum()) == 3
-    assert int(decompose(residual, layer, 8, shrinkage=1.0).up.any(dim=0).sum()) == 8
+def test_few_inputs_give_few_directions() -> None:
+    expert = decompose(random(12, 12), raw(inputs_of(12, rows=3)), 8)
+    assert int(expert.up.any(dim=0).sum()) == 3
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_a_zero_residual_has_a_zero_expert(residual: Tensor, centred: bool) -> None:
-    layer = raw(inputs_of(residual.shape[1]))
-    expert = decompose(torch.zeros_like(residual), layer, 4, 1.0, centred)
+def test_a_zero_residual_has_a_zero_expert(residual: Tensor) -> None:
+    expert = decompose(torch.zeros_like(residual), raw(inputs_of(residual.shape[1])), 4)
     assert not expert.down.any()
     assert not expert.up.any()
-    assert not expert.offset.any()
     assert expert.kept == 1
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 5.0])
-def test_centred_experts_get_the_mean_output_exactly(residual: Tensor, shrinkage: float) -> None:
-    inputs = inputs_of(residual.shape[1])
-    expert = decompose(residual, raw(inputs), 3, shrinkage, centred=True)
-    mean = inputs.mean(dim=0)
-    torch.testing.assert_close(product(expert) @ mean + expert.offset, residual @ mean)
-
-
-@settings(max_examples=25, deadline=None)
-@given(rank=st.integers(1, 8), rows=st.integers(2, 40), seed=st.integers(0, 1000))
-def test_centred_experts_are_never_worse(rank: int, rows: int, seed: int) -> None:
-    residual, inputs = random(8, 10, seed=seed), inputs_of(10, rows)
-    plain, centred = (decompose(residual, raw(inputs), rank, centred=choice) for choice in (False, True))
-    whole = float((inputs @ residual.mT).square().sum())
-    assert error(inputs, residual, centred) <= error(inputs, residual, plain) + 1e-9 * whole
-
-
-def test_much_shrinkage_is_an_svd_of_the_residual(residual: Tensor) -> None:
-    left, values, right = torch.linalg.svd(residual, full_matrices=False)
-    expert = decompose(residual, raw(inputs_of(residual.shape[1])), 3, shrinkage=1e9)
-    expected = left[:, :3] @ (values[:3, None] * right[:3])
-    torch.testing.assert_close(product(expert), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_shrinkage_adds_that_many_mean_eigenvalues_to_the_inputs() -> None:
-    # The same second moment, made of inputs: the raw ones and an isotropic set of rows beside them.
-    residual, inputs = random(8, 10), inputs_of(10)
-    inputs = inputs - inputs.mean(dim=0)
-    moment = inputs.mT @ inputs / len(inputs)
-    shrunk = moment + 0.5 * moment.diagonal().mean() * torch.eye(10, dtype=torch.float64)
-    factor = torch.linalg.cholesky(shrunk).mT
-    expected = decompose(residual, CollectedLayer(InputFactor(factor, 1), inputs.mean(dim=0)), 3)
-    torch.testing.assert_close(
-        product(decompose(residual, raw(inputs), 3, shrinkage=0.5)), product(expected), rtol=1e-6, atol=1e-9
-    )
-
-
-@pytest.mark.parametrize("options", [{}, {"shrinkage": 1.0, "centred": True}], ids=["published", "defaults"])
 @pytest.mark.parametrize("rows", [4, 2000])
-def test_compressed_inputs_give_the_expert_of_the_raw_ones(
-    residual: Tensor, options: dict[str, float], rows: int
-) -> None:
+def test_compressed_inputs_give_the_expert_of_the_raw_ones(residual: Tensor, rows: int) -> None:
     inputs = inputs_of(residual.shape[1], rows)
     stream = FactorStream(residual.shape[1])
     for batch in inputs.split(300):
         stream.update(batch)
-    expected = decompose(residual, raw(inputs), 3, **options)
-    once = CollectedLayer(InputFactor(compress(inputs), rows), inputs.mean(dim=0))
-    for layer in (CollectedLayer(*stream.result()), once):
-        found = decompose(residual, layer, 3, **options)
+    expected = decompose(residual, raw(inputs), 3)
+    for factor in (stream.result()[0], InputFactor(compress(inputs), rows)):
+        found = decompose(residual, factor, 3)
         torch.testing.assert_close(product(found), product(expected))
-        torch.testing.assert_close(found.offset, expected.offset)
         assert found.kept == pytest.approx(expected.kept)
