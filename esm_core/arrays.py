@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
+from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import FsspecStore, LocalStore
 
 from esm_core.errors import EsmergeError, IntegrityError
@@ -27,7 +28,7 @@ Arrays = Mapping[str, NDArray[np.float64]]
 def write_arrays(location: Location, arrays: Arrays) -> None:
     """Write float64 arrays; ``a/b`` as a name puts array ``b`` in subgroup ``a``."""
     with storage_errors(location, "write"):
-        root = zarr.open_group(_store(location, read_only=False), mode="a", zarr_format=3)
+        root = _group(location)
         for path in sorted(arrays):
             _array(root, path, arrays[path].shape)[...] = arrays[path]
 
@@ -61,6 +62,14 @@ def read_array(location: Location, path: str) -> NDArray[np.float64]:
     return values
 
 
+def _group(location: Location) -> zarr.Group:
+    store = _store(location, read_only=False)
+    try:
+        return zarr.open_group(store, mode="a", zarr_format=3)
+    except ContainsGroupError:  # another run made it a moment ago
+        return zarr.open_group(store, mode="r+", zarr_format=3)
+
+
 def _store(location: Location, read_only: bool) -> LocalStore | FsspecStore:
     if location.is_local:
         return LocalStore(location.path, read_only=read_only)
@@ -75,13 +84,16 @@ def _array(root: zarr.Group, path: str, shape: tuple[int, ...]) -> Any:
         return found
     row_bytes = 8 * int(np.prod(shape[1:], dtype=np.int64))
     rows = min(shape[0], max(1, CHUNK_BYTES // max(row_bytes, 1)))
-    return root.create_array(
-        path,
-        shape=shape,
-        dtype="float64",
-        chunks=(max(rows, 1), *(max(size, 1) for size in shape[1:])),
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),
-        attributes={"shape": list(shape)},
-        overwrite=True,
-    )
+    try:
+        return root.create_array(
+            path,
+            shape=shape,
+            dtype="float64",
+            chunks=(max(rows, 1), *(max(size, 1) for size in shape[1:])),
+            compressors=[Crc32cCodec()],
+            fill_value=float("nan"),
+            attributes={"shape": list(shape)},
+            overwrite=found is not None,
+        )
+    except ContainsArrayError:  # another run made it a moment ago; to overwrite would delete its chunks
+        return root[path]

@@ -8,7 +8,7 @@ import torch
 from esm_core.alpha import search_length
 from esm_core.alpha_scores import recall_choice
 from esm_core.experts.check import expert_bytes, map_shape
-from esm_core.experts.names import SMALL_MATRICES
+from esm_core.experts.names import PROJECTION, SMALL_MATRICES
 from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
@@ -99,8 +99,10 @@ def _estimates(found: Survey) -> dict[str, float]:
         kind = layer_kind(name)
         if kind in recipe.collect.layers or name in SMALL_MATRICES:
             width = map_shape(name, info.shape)[1]
-            shift_bytes += _DOUBLE * min(tokens, width) * width
-            collect_flops += 4.0 * tokens * width**2
+            # The projection sees pooled tokens only.
+            rows = recipe.samples if name == PROJECTION else tokens
+            shift_bytes += _DOUBLE * min(rows, width) * width
+            collect_flops += 4.0 * rows * width**2
         if kind is not None:
             flops, memory = _layer_cost(info.shape[0], info.shape[1], tokens, count)
             merge_flops += flops

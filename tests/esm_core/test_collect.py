@@ -10,6 +10,7 @@ from torch.nn import functional
 from esm_core import InputError, merge_updates
 from esm_core.architecture import Architecture, build_tower, tower_shapes
 from esm_core.collect import CollectedLayer, collect_inputs, target_weights
+from esm_core.experts.names import SMALL_MATRICES
 from esm_core.layers import LAYER_KINDS
 
 WIDTH, TOKENS = 32, 5
@@ -58,6 +59,11 @@ def captured_by_hand(tower: nn.Module, batch: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         tower(batch)
     return rows
+
+
+def layers_of(collected: dict[str, CollectedLayer]) -> dict[str, CollectedLayer]:
+    """Without conv1 and proj, which are always collected."""
+    return {weight: layer for weight, layer in collected.items() if weight not in SMALL_MATRICES}
 
 
 def second_moment(layer: CollectedLayer) -> Tensor:
@@ -109,13 +115,14 @@ def test_factors_counts_and_means_are_those_of_the_inputs_captured_by_hand() -> 
     rows = captured_by_hand(tiny_tower(), batch)
     collected = collect_inputs(tiny_tower(), [batch[:7], batch[7:]], LAYER_KINDS, "cats")
     for weight, layer in collected.items():
-        assert layer.inputs.rows == 12 * TOKENS
         assert layer.inputs.factor.dtype == layer.mean.dtype == torch.float64
-        if "out_proj" not in weight:
+        if weight in layers_of(collected):
+            assert layer.inputs.rows == 12 * TOKENS
+        if weight in rows:
             expected = rows[weight].mT @ rows[weight]
             torch.testing.assert_close(second_moment(layer), expected, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(layer.mean, rows[weight].mean(0), rtol=1e-4, atol=1e-5)
-    assert set(collected) == {
+    assert set(collected) == set(SMALL_MATRICES) | {
         f"visual.transformer.resblocks.{index}.{layer}"
         for index in range(2)
         for layer in ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -130,11 +137,42 @@ def test_the_inputs_of_out_proj_give_the_attentions_own_output(packed: bool) -> 
         tower, other = with_packed_attention(tower), with_packed_attention(other)
     outputs = captured_by_hand(other, images(2))
     collected = collect_inputs(tower, [images(2)], ["attn.out_proj"], "cats")
-    assert len(collected) == 2
-    for weight, layer in collected.items():
+    assert len(layers_of(collected)) == 2
+    for weight, layer in layers_of(collected).items():
         out_proj = tower.get_submodule(weight.removeprefix("visual.").removesuffix(".weight"))
         expected = outputs[weight.removesuffix(".out_proj.weight")]
         torch.testing.assert_close(out_proj(layer.inputs.factor.float()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_inputs_of_conv1_are_flattened_patches() -> None:
+    tower, batch = tiny_tower(), images(3)
+    layer = collect_inputs(tower, [batch], ["mlp.c_fc"], "cats")["visual.conv1.weight"]
+    # 12 rows, fewer than the 192 values of a patch: the factor is the rows themselves.
+    corners = [(y, x) for y in (0, 8) for x in (0, 8)]
+    cut = [image[:, y : y + 8, x : x + 8].flatten() for image in batch for y, x in corners]
+    torch.testing.assert_close(layer.inputs.factor, torch.stack(cut).double())
+    torch.testing.assert_close(layer.mean, torch.stack(cut).double().mean(dim=0))
+    convolved = layer.inputs.factor.float() @ tower.conv1.weight.flatten(1).mT
+    torch.testing.assert_close(convolved.view(3, 4, WIDTH).mT.reshape(3, WIDTH, 2, 2), tower.conv1(batch))
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {},
+        {"pool_type": "avg"},
+        {"final_ln_after_pool": True},
+        {"attentional_pool": True, "attn_pooler_queries": 4},
+        {"output_tokens": True},
+    ],
+)
+def test_the_inputs_of_proj_are_the_pooled_tokens(vision: dict[str, Any]) -> None:
+    tower, batch = tiny_tower(**vision), images(3)
+    layer = collect_inputs(tower, batch.split(2), ["mlp.c_fc"], "cats")["visual.proj"]
+    assert layer.inputs.rows == 3
+    features = tower(batch)
+    expected = features[0] if isinstance(features, tuple) else features
+    torch.testing.assert_close(layer.inputs.factor.float() @ tower.proj, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_another_attention_module_with_the_same_parameter_names_gives_the_same_factors() -> None:
@@ -145,8 +183,9 @@ def test_another_attention_module_with_the_same_parameter_names_gives_the_same_f
 def test_open_clips_own_attention_block_is_collected_too() -> None:
     tower = tiny_tower(block_type="custom")
     collected = collect_inputs(tower, [images(2)], LAYER_KINDS, "cats")
-    assert len(collected) == 8
-    assert {layer.inputs.rows for layer in collected.values()} == {2 * TOKENS}
+    layers = layers_of(collected)
+    assert len(layers) == 8
+    assert {layer.inputs.rows for layer in layers.values()} == {2 * TOKENS}
 
 
 def test_the_batch_size_does_not_matter() -> None:
@@ -164,7 +203,7 @@ def test_the_same_batches_give_the_same_bits() -> None:
 
 
 def test_only_the_kinds_asked_for_are_collected() -> None:
-    collected = collect_inputs(tiny_tower(), [images(2)], ["mlp.c_fc"], "cats")
+    collected = layers_of(collect_inputs(tiny_tower(), [images(2)], ["mlp.c_fc"], "cats"))
     assert sorted(collected) == [f"visual.transformer.resblocks.{i}.mlp.c_fc.weight" for i in range(2)]
     assert target_weights(["b.mlp.c_fc.weight", "a.mlp.c_fc.weight", "c.mlp.c_fc.bias"], ["mlp.c_fc"]) == [
         "a.mlp.c_fc.weight",
@@ -226,14 +265,18 @@ def test_a_tower_whose_pooling_attends_across_is_refused_or_collected_rightly() 
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_no_hook_stays_on_the_tower(fails: bool) -> None:
+def test_the_tower_is_left_as_it_was(fails: bool) -> None:
     tower = tiny_tower()
+    before = dict(tower.named_parameters())
     if fails:
         with pytest.raises(RuntimeError):
             collect_inputs(tower, [torch.zeros(1, 4, 16, 16)], LAYER_KINDS, "cats")
     else:
         collect_inputs(tower, [images(1)], LAYER_KINDS, "cats")
     assert not [module for module in tower.modules() if module._forward_pre_hooks]
+    after = dict(tower.named_parameters())
+    assert list(after) == list(before), "the projection is back in its place"
+    assert all(after[name] is parameter for name, parameter in before.items())
 
 
 @pytest.mark.gpu

@@ -59,7 +59,7 @@ def test_writing_again_after_a_kill_completes_the_stage(folder: Location) -> Non
 
 
 def test_a_layer_that_was_not_collected_is_named_with_the_way_out(folder: Location) -> None:
-    with pytest.raises(IntegrityError, match=r"no inputs of visual\.proj; add its kind to collect\.layers"):
+    with pytest.raises(IntegrityError, match=r"no inputs of visual\.proj\. Delete it .* the collect stage"):
         read_shift(folder, "visual.proj")
 
 

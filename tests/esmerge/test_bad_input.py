@@ -962,7 +962,7 @@ def shorten(path: Path) -> None:
 @pytest.mark.parametrize(
     ("chunks", "depth", "gone"),
     [
-        pytest.param("shifts/*/*/factor/c/**/*", 2, ["merges"], id="shifts"),
+        pytest.param("shifts/*/*mlp.c_fc.weight/factor/c/**/*", 2, ["merges"], id="shifts"),
         pytest.param("merges/*/*/update/c/**/*", 3, [], id="merges"),
     ],
 )

@@ -118,6 +118,7 @@ def test_json_tells_sizes_layouts_and_estimates(world: World, esmerge: Command) 
     assert sum(content["weights"].values()) == len(weights)
     estimates = content["estimates"]
     assert estimates["checkpoint_bytes"] == sum(task["bytes"] for task in content["tasks"].values())
+    assert estimates.pop("expert_bytes") == 0, "none are asked for"
     assert all(value > 0 for value in estimates.values())
 
 
