@@ -36,9 +36,13 @@ class LowRankBank(nn.Module):
         self.register_buffer("constant", constant.to(down))
 
     def forward(self, static: Tensor, inputs: Tensor, chosen: Tensor) -> Tensor:
-        """``static`` ``[B, L, d_out]`` plus the experts' part for ``inputs`` ``[B, L, d_in]``."""
-        coordinates = torch.baddbmm(self.constant, inputs, self.down[chosen])
-        return torch.baddbmm(static, coordinates, self.up[chosen])
+        """``static`` ``[B, L, d_out]`` plus the experts' part for ``inputs`` ``[B, L, d_in]``.
+
+        Adds into ``static``: a second tensor of its size costs more than the arithmetic.
+        """
+        coordinates = torch.baddbmm(self.constant, inputs, self.down.index_select(0, chosen))
+        # Autocast leaves in-place operations alone.
+        return static.baddbmm_(coordinates.to(static.dtype), self.up.index_select(0, chosen).to(static.dtype))
 
 
 class OffsetBank(nn.Module):
@@ -58,7 +62,7 @@ class OffsetBank(nn.Module):
 
     def forward(self, static: Tensor, chosen: Tensor) -> Tensor:
         """``static``, broadcast against ``[B, *shape]``, plus each sample's delta."""
-        return static + self.deltas[chosen].to(static.dtype)
+        return static + self.deltas.index_select(0, chosen).to(static.dtype)
 
 
 class NormBank(nn.Module):
@@ -81,5 +85,5 @@ class NormBank(nn.Module):
     def forward(self, norm: nn.LayerNorm, inputs: Tensor, chosen: Tensor) -> Tensor:
         """Layer norm of ``inputs`` ``[B, L, d]`` with each sample's scale and offset."""
         plain = nn.functional.layer_norm(inputs, norm.normalized_shape, None, None, norm.eps)
-        scale, offset = self.scale[chosen][:, None], self.offset[chosen][:, None]
+        scale, offset = (t.index_select(0, chosen)[:, None] for t in (self.scale, self.offset))
         return torch.addcmul(offset, plain, scale).to(inputs.dtype)

@@ -51,7 +51,16 @@ def total(parts: Iterable[TokenStatistics]) -> TokenStatistics:
 
 def image_features(tokens: Tensor) -> Tensor:
     """Mean and standard deviation over an image's tokens: ``[B, L, d]`` → ``[B, 2 d]``."""
-    return torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=1)
+    mean = tokens.mean(dim=1)
+    # tokens.std(dim=1) is the same, over ten times slower on a CPU.
+    variance = (tokens - mean[:, None]).square_().sum(dim=1) / (tokens.shape[1] - 1)
+    return torch.cat([mean, variance.sqrt()], dim=1)
+
+
+def inner_products(tasks: Tensor, samples: Tensor) -> Tensor:
+    """``<tasks_t, samples_b>``: ``[T, ...]`` and ``[B, ...]`` → ``[B, T]``."""
+    # In this order: the other reads what is large, the tasks' tensors, less well.
+    return (tasks.flatten(1) @ samples.flatten(1).mT).mT
 
 
 def inverse_and_log_det(matrices: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

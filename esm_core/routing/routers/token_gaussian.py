@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from esm_core.routing.routers.statistics import TokenStatistics, inverse_and_log_det
+from esm_core.routing.routers.statistics import TokenStatistics, inner_products, inverse_and_log_det
 
 RIDGE = 1e-4
 
@@ -29,13 +29,13 @@ class TokenGaussian(nn.Module):
 
     def __init__(self, precision: Tensor, offset: Tensor) -> None:
         super().__init__()
-        self.register_buffer("precision", precision.float())
+        self.register_buffer("precision", precision.float().contiguous())
         self.register_buffer("offset", offset.float())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[B, L, d]`` → ``[B, T]``, natural logarithms per token up to a constant."""
-        moments = (tokens.mT @ tokens).flatten(1) / tokens.shape[1]
-        return self.offset - 0.5 * (moments @ self.precision.flatten(1).mT)
+        products = inner_products(self.precision, tokens.mT @ tokens)
+        return self.offset - (0.5 / tokens.shape[1]) * products
 
     @classmethod
     def load(cls, tensors: Mapping[str, Tensor]) -> Self:

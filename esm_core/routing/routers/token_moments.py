@@ -6,7 +6,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from esm_core.routing.routers.statistics import TokenStatistics, image_features, inverse_and_log_det
+from esm_core.routing.routers.statistics import (
+    TokenStatistics,
+    image_features,
+    inner_products,
+    inverse_and_log_det,
+)
 from esm_core.routing.routers.token_gaussian import RIDGE
 
 OWN, FLOOR = 0.3, 0.01
@@ -47,14 +52,13 @@ class TokenMoments(nn.Module):
     def __init__(self, **tensors: Tensor) -> None:
         super().__init__()
         for name in ("quadratic", "linear", "offset", "whiten", "centre", "own"):
-            self.register_buffer(name, tensors[name].float())
+            self.register_buffer(name, tensors[name].float().contiguous())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[B, L, d]`` → ``[B, T]``, natural logarithms up to a constant."""
         count = tokens.shape[1]
-        moments = (tokens.mT @ tokens).flatten(1) / count
-        scores = self.offset - 0.5 * (moments @ self.quadratic.flatten(1).mT)
-        scores = scores + (tokens.flatten(1) / count) @ self.linear.flatten(1).mT
+        scores = self.offset - (0.5 / count) * inner_products(self.quadratic, tokens.mT @ tokens)
+        scores = scores + inner_products(self.linear, tokens) / count
         apart = (image_features(tokens) @ self.whiten)[:, None] - self.centre
         inside = torch.einsum("btf,tnf->btn", apart, self.own)
         return scores - 0.5 * (apart.square().sum(dim=2) - inside.square().sum(dim=2))

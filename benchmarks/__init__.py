@@ -1,0 +1,1 @@
+"""Measurements of the code in this checkout; not installed."""
