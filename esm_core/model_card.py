@@ -76,7 +76,7 @@ def model_card(manifest: Mapping[str, Any], name: str) -> str:
         table += "\n\n`normalised`: accuracy over the expert's, averaged over tasks.\n"
     experts, use_experts = manifest.get("experts"), ""
     if experts:
-        use_experts = _EXPERTS.format(name=name, router=experts["router"], **experts["settings"])
+        use_experts = _EXPERTS.format(name=name, router=experts["router"], rank=experts["settings"]["rank"])
     return f"""---
 library_name: open_clip
 tags: [model-merging, clip, esmerge]

@@ -62,3 +62,11 @@ def test_without_accuracies_there_is_no_table() -> None:
     card = model_card(manifest({}), "pets")
     assert "## Accuracy" not in card
     assert "|" not in card
+
+
+def test_the_card_of_a_version_with_experts_says_how_to_load_them() -> None:
+    facts = {"router": "token_moments", "settings": {"rank": 16, "router": "auto"}}
+    card = model_card({**manifest({}), "experts": facts}, "pets")
+    assert "(rank 16, router token_moments)" in card
+    assert 'esm_core.load(store, "pets", experts=True)' in card
+    assert "experts=True" not in model_card({**manifest({}), "experts": None}, "pets")
