@@ -81,6 +81,12 @@ def written(world: World, *stages: str) -> dict[str, int]:
     }
 
 
+def without_tests(world: World) -> None:
+    """Measure nothing from now on, which takes most of the time of so small a merge."""
+    for task in world.recipe["tasks"]:
+        del task["test"], task["head"]
+
+
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
@@ -103,7 +109,7 @@ def test_experts_are_published_measured_and_shown(merged: World, esmerge: Comman
     assert facts["held_out"][facts["router"]]["accuracy"] > 0.9
     assert len(facts["held_out"][facts["router"]]["confusion"]) == 3
     shown = esmerge("show", "--store", merged.store, "pets").out
-    assert "ESM++ (routed)" in shown
+    assert "ESM++" in shown
     assert "experts: rank 4" in shown
     assert esmerge("verify", "--store", merged.store, "pets").code == 0
 
@@ -178,6 +184,7 @@ def test_a_second_run_is_up_to_date_and_writes_nothing(merged: World, esmerge: C
 def test_a_changed_setting_redoes_only_what_it_touches(
     merged: World, esmerge: Command, changes: dict[str, Any], kept: list[str]
 ) -> None:
+    without_tests(merged)
     kept = [*kept, "shifts", "merges", "static"]
     before = written(merged, *kept)
     merged.recipe["experts"] |= changes
@@ -196,11 +203,12 @@ def test_a_changed_setting_redoes_only_what_it_touches(
 
 
 def test_a_merge_without_experts_publishes_the_same_static_weights(merged: World, esmerge: Command) -> None:
+    without_tests(merged)
     del merged.recipe["experts"]
     assert "published pets v000002" in esmerge("merge", merged.recipe_path).out
     with_experts, without = published(merged, 1), published(merged, 2)
-    del with_experts["experts/experts.safetensors"]
-    assert without == with_experts
+    assert set(without) == {"model/open_clip_model.safetensors"}
+    assert without["model/open_clip_model.safetensors"] == with_experts["model/open_clip_model.safetensors"]
     assert manifest_of(merged, 2)["experts"] is None
     with pytest.raises(esm_core.InputError, match=r"pets v000002 was published without experts; merge with"):
         opened(merged, 2)
@@ -208,13 +216,14 @@ def test_a_merge_without_experts_publishes_the_same_static_weights(merged: World
 
 
 def test_float16_halves_the_experts_and_changes_little(merged: World, esmerge: Command) -> None:
+    images, tasks = labelled_images(merged, opened(merged))
+    without_tests(merged)
     merged.recipe["experts"]["dtype"] = "float16"
     assert esmerge("merge", merged.recipe_path).code == 0
     full, half = opened(merged, 1), opened(merged, 2)
     low_rank = {k: t.dtype for k, t in load(published(merged, 2)["experts/experts.safetensors"]).items()}
     assert {dtype for key, dtype in low_rank.items() if key.startswith("router/")} == {torch.float32}
     assert {dtype for key, dtype in low_rank.items() if not key.startswith("router/")} == {torch.float16}
-    images, tasks = labelled_images(merged, full)
     with torch.inference_mode(), record(half.model) as found:
         assert relative(half.model.encode_image(images), full.model.encode_image(images)) < 1e-2
     assert found.decisions[IMAGE].tolist() == tasks
@@ -249,10 +258,12 @@ def test_the_published_configuration_decides_in_every_layer(world: World, esmerg
 
 
 def test_two_stores_hold_the_same_bytes_whatever_the_order_of_tasks(merged: World, esmerge: Command) -> None:
+    without_tests(merged)
     merged.recipe["store"] = "another"
     merged.recipe["tasks"].reverse()
     assert esmerge("merge", merged.recipe_path, "--workers", 1).code == 0
-    assert published(merged, store="another") == published(merged)
+    first, second = published(merged), published(merged, store="another")
+    assert second == {path: data for path, data in first.items() if not path.startswith("heads/")}
     configs = [
         (version_folder(merged, store=s) / "experts/routing.json").read_bytes() for s in ("store", "another")
     ]
