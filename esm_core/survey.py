@@ -85,9 +85,13 @@ def survey(recipe: Recipe) -> Survey:
             problems.extend(f"task {spec.name}: {problem}" for problem in found)
         with _gather(problems, f"task {spec.name}"):
             source = open_images(Location.parse(spec.proxy))
-            proxies[spec.name] = choose_samples(
-                source.sample_ids(), recipe.samples, recipe.seed, source.location
-            )
+            ids = source.sample_ids()
+            proxies[spec.name] = choose_samples(ids, recipe.samples, recipe.seed, source.location)
+            if recipe.experts is not None and len(ids) < 2:
+                raise InputError(
+                    f"{source.location}: holds one image, but a router of experts is compared on images it "
+                    "was not fitted on; add images, or leave experts out."
+                )
         with _gather(problems, f"task {spec.name}"):
             _check_labelled(spec, architecture, bool(text))
         if recipe.alpha == "validation":

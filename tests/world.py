@@ -67,11 +67,13 @@ def random_tower(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, tor
     }
 
 
-def build_world(root: Path, tasks: tuple[str, ...] = ("cats", "dogs", "maps"), test: bool = True) -> World:
+def build_world(
+    root: Path, tasks: tuple[str, ...] = ("cats", "dogs", "maps"), test: bool = True, embed_dim: int = 16
+) -> World:
     """Write the base, one fine-tune per task, proxies, test images and heads below ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     config = {
-        "model_cfg": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT},
+        "model_cfg": {"embed_dim": embed_dim, "vision_cfg": VISION, "text_cfg": TEXT},
         "preprocess_cfg": {"size": 16},
     }
     (root / "config.json").write_text(json.dumps(config))
@@ -100,6 +102,14 @@ def build_world(root: Path, tasks: tuple[str, ...] = ("cats", "dogs", "maps"), t
         "alpha": 2.0,  # quick; the searches have tests of their own
     }
     return world
+
+
+def tell_apart(world: World) -> None:
+    """Give the images of every task a brightness of their own, so that a router can tell them apart."""
+    for index, task in enumerate(world.recipe["tasks"]):
+        for path in sorted((world.root / task["name"]).rglob("*.png")):
+            pixels = np.asarray(Image.open(path)) // 4 + 96 * index
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 def add_validation(world: World) -> None:

@@ -39,6 +39,10 @@ STAGES = {
     "searching alpha": ("tasks.merge", "score", 8),
     "searching alpha, before the choice is kept": ("tasks.merge", "keep_choice", 1),
     "publishing, before the manifest": ("esm_core.artifacts", "_render", 1),
+    "making experts": ("tasks.merge", "decompose_one", 4),
+    "inside experts, before their marker": ("esm_core.experts.stage_decompose", "write_marker", 3),
+    "fitting the router of experts": ("tasks.merge", "fit_router", 1),
+    "assembling experts, before the marker": ("esm_core.experts.assemble", "write_marker", 1),
 }
 
 
@@ -61,7 +65,8 @@ def test_a_killed_merge_resumes_to_the_same_bytes(
     make_world: Callable[..., World], esmerge: Command, stage: str
 ) -> None:
     undisturbed, world = make_world("undisturbed", test=False), make_world("killed", test=False)
-    undisturbed.recipe["alpha"] = world.recipe["alpha"] = "label_free"
+    for each in (undisturbed, world):
+        each.recipe |= {"experts": {"rank": 4}} if "experts" in stage else {"alpha": "label_free"}
     assert esmerge("merge", undisturbed.recipe_path).code == 0
     module, function, calls = STAGES[stage]
     command = [sys.executable, "-c", DYING_RUN, module, function, str(calls), str(world.recipe_path)]
@@ -77,9 +82,10 @@ def test_a_killed_merge_resumes_to_the_same_bytes(
     after = finished(store)
     assert {name: after[name] for name in done} == done, "a finished stage was done again"
     (published,) = store.glob("artifacts/pets/v*/manifest.json")
-    weights = files(published.parent, "model/*.safetensors")
+    weights = files(published.parent, "*/*.safetensors")
     (expected,) = (undisturbed.root / "store").glob("artifacts/pets/v*/manifest.json")
-    expected_weights = files(expected.parent, "model/*.safetensors")
+    expected_weights = files(expected.parent, "*/*.safetensors")
+    assert len(weights) == 1 + ("experts" in stage)
     assert {n: sha for n, (_, sha) in weights.items()} == {n: sha for n, (_, sha) in expected_weights.items()}
 
 
