@@ -72,7 +72,6 @@ def manifests(world: World) -> list[Path]:
         pytest.param({"layers": []}, ["experts.layers"], id="no layers"),
         pytest.param({"router": "cosine"}, ["router cosine", "extras: false"], id="cosine with extras"),
         pytest.param({"router": "dice"}, ["experts.router", "dice", "token_gaussian"], id="router"),
-        pytest.param({"shrinkage": -1}, ["experts.shrinkage"], id="shrinkage"),
         pytest.param({"dtype": "int8"}, ["experts.dtype", "float16"], id="dtype"),
         pytest.param({"proxies": 1}, ["experts.proxies"], id="proxies"),
         pytest.param({"ranks": 4}, ["experts.ranks: unknown key"], id="unknown key"),
