@@ -20,7 +20,6 @@ from esm_core.artifacts import (
 )
 from esm_core.checkpoints import SafetensorsFile, open_checkpoint
 from esm_core.errors import IntegrityError, NewerFormatError
-from esm_core.experts import EXPERTS_NAME, ROUTING_NAME
 from esm_core.experts.assemble import expert_facts
 from esm_core.experts.places import routed_folder
 from esm_core.experts.version import EXPERTS_FOLDER
@@ -81,9 +80,8 @@ def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
     }
     if plan.recipe.experts is not None:
         routed = routed_folder(plan)
-        checked = _checked_copy(routed / EXPERTS_NAME, read_marker(routed)["sha256"])
-        files[f"{EXPERTS_FOLDER}/{EXPERTS_NAME}"] = checked
-        files[f"{EXPERTS_FOLDER}/{ROUTING_NAME}"] = copy_writer(routed / ROUTING_NAME)
+        for file, sha256 in read_marker(routed)["sha256"].items():
+            files[f"{EXPERTS_FOLDER}/{file}"] = _checked_copy(routed / file, sha256)
     for task in plan.tasks:
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None

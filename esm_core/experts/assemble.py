@@ -76,7 +76,8 @@ def assemble(plan: Plan) -> Location:
     content = (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode()
     (folder / ROUTING_NAME).write_bytes(content)
     kept = {weight: read_marker(expert_folder(plan, weight))["kept"] for weight in weights}
-    write_marker(folder, {"sha256": sha256, "bytes": size, "kept_energy": kept, **facts})
+    digests = {EXPERTS_NAME: sha256, ROUTING_NAME: hashlib.sha256(content).hexdigest()}
+    write_marker(folder, {"sha256": digests, "bytes": size, "kept_energy": kept, **facts})
     return folder
 
 
@@ -89,10 +90,12 @@ def assembled_experts(plan: Plan) -> Experts:
         The files are not those the marker names.
     """
     folder = routed_folder(plan)
-    tensors = (folder / EXPERTS_NAME).read_bytes()
-    if hashlib.sha256(tensors).hexdigest() != read_marker(folder)["sha256"]:
-        raise IntegrityError(f"{folder / EXPERTS_NAME}: is damaged. Delete {folder} and run again.")
-    return read_experts((folder / ROUTING_NAME).read_bytes(), tensors, folder)
+    digests, content = read_marker(folder)["sha256"], {}
+    for name in (ROUTING_NAME, EXPERTS_NAME):
+        content[name] = (folder / name).read_bytes()
+        if hashlib.sha256(content[name]).hexdigest() != digests[name]:
+            raise IntegrityError(f"{folder / name}: is damaged. Delete {folder} and run again.")
+    return read_experts(content[ROUTING_NAME], content[EXPERTS_NAME], folder)
 
 
 def expert_facts(plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,9 +31,10 @@ def norm_bank(experts: Experts, name: str, norm: nn.Module) -> NormBank | None:
     if all(change is None or not change.any() for change in changes):
         return None
     assert isinstance(norm, nn.LayerNorm)
+    own = (norm.weight, torch.zeros_like(norm.weight) if norm.bias is None else norm.bias)
     scale, offset = (
         static.detach().to(change) + change if change is not None else static.detach().expand(1, -1)
-        for static, change in zip((norm.weight, norm.bias), changes, strict=True)
+        for static, change in zip(own, changes, strict=True)
     )
     count = len(experts.config.tasks)
     return NormBank(scale.expand(count, -1), offset.expand(count, -1))

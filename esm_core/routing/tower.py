@@ -201,15 +201,13 @@ class RoutedTower(nn.Module):
             pooled, tokens = static._pool(x)
         elif static.final_ln_after_pool:
             pooled, tokens = static._global_pool(x)
-            pooled = apply_norm(static.ln_post, self.ln_post, pooled[:, None], chosen)[:, 0]
+            pooled = apply_norm(static.ln_post, self.ln_post, _rows(pooled), chosen).view_as(pooled)
         else:
             pooled, tokens = static._global_pool(apply_norm(static.ln_post, self.ln_post, x, chosen))
         if static.proj is not None:
             features = pooled @ static.proj
             if chosen is not None and self.proj is not None:
-                rows = features if features.ndim > 2 else features[:, None]
-                inputs = pooled if pooled.ndim > 2 else pooled[:, None]
-                features = self.proj(rows, inputs, chosen).reshape(features.shape)
+                features = self.proj(_rows(features), _rows(pooled), chosen).view_as(features)
             pooled = features
         return (pooled, tokens) if static.output_tokens else pooled
 
@@ -234,6 +232,11 @@ def routed_tower(model: nn.Module) -> RoutedTower:
         if isinstance(module, RoutedTower):
             return module
     raise InputError("this model has no experts. Load it with esm_core.load(..., experts=True).")
+
+
+def _rows(pooled: Tensor) -> Tensor:
+    """``[B, L, d]``, where a tower may pool to one row per image or not at all."""
+    return pooled if pooled.dim() == 3 else pooled[:, None]
 
 
 def _key(layer: str) -> str:

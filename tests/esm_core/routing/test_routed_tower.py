@@ -1,6 +1,7 @@
 """A routed tower computes for every image of a batch what its expert's dense tower computes for it alone."""
 
 import copy
+import functools
 import threading
 from typing import Any
 
@@ -31,6 +32,8 @@ TOWERS: dict[str, dict[str, Any]] = {
     "average pooling": {"pool_type": "avg"},
     "average pooling, ln_post after it": {"pool_type": "avg", "final_ln_after_pool": True},
     "attention pooling": {"attentional_pool": True, "attn_pooler_queries": 4},
+    "no pooling": {"pool_type": "none"},
+    "no pooling, ln_post after it": {"pool_type": "none", "final_ln_after_pool": True},
     "QuickGELU": {"quick_gelu": True},
     "other epsilon": {"norm_kwargs": {"eps": 0.1}},
     "wide images, wide heads": {"image_size": [16, 32], "head_width": 32},
@@ -141,23 +144,16 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(router: str) -> None:
     assert relative(alone, together) < CLOSE
 
 
+@functools.cache
+def shared_tower() -> RoutedTower:
+    return make_parts().routed()
+
+
 @settings(max_examples=20, deadline=None)
 @given(order=st.lists(st.integers(0, 11), min_size=1, max_size=16))
 def test_no_image_feels_its_neighbours(order: list[int]) -> None:
     tower, (images, _) = shared_tower(), mixed_images()
     assert relative(features(tower, images[order]), features(tower, images)[order]) < CLOSE
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shared(parts: Parts) -> None:
-    SHARED.append(parts.routed())
-
-
-SHARED: list[RoutedTower] = []
-
-
-def shared_tower() -> RoutedTower:
-    return SHARED[-1]
 
 
 def test_an_empty_batch_gives_no_features(tower: RoutedTower) -> None:
