@@ -98,12 +98,7 @@ class RoutedTower(nn.Module):
         self.changes = any(name.partition(".")[0] != "static" for name, _ in self.named_buffers())
         weight = static.conv1.weight
         self.to(device=weight.device, dtype=weight.dtype)
-        router = ROUTERS.get(experts.config.router)
-        if router is None:
-            known = ", ".join(ROUTERS)
-            raise InputError(
-                f"this esmerge knows no router {experts.config.router!r} (only {known}). Upgrade esmerge."
-            )
+        router = ROUTERS[experts.config.router]
         self.scorers = _Scorers(
             {_key(name): router.load(dict(tensors)) for name, tensors in experts.router.items()}
         ).to(weight.device)
