@@ -1,6 +1,6 @@
 """How much experts and routers give: the demo's tasks, several seeds, the published settings beside ours.
 
-``python benchmarks/experts.py --out .bench --json RESULTS.json`` makes the demo's fine-tunes for every seed
+``python -m benchmarks.experts --out .bench --json RESULTS.json`` makes the demo's fine-tunes for every seed
 (once), merges them with every setting below, and prints the mean over seeds. Stages are shared through
 one store per seed, so a second run only reads. ``--on validation`` measures on the validation images:
 settings are chosen there, the test images are for the result.
