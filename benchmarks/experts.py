@@ -1,6 +1,6 @@
 """How much experts and routers give: the demo's tasks, several seeds, the published settings beside ours.
 
-``python -m benchmarks.experts --out .bench --json RESULTS.json`` makes the demo's fine-tunes for every seed
+``python benchmarks/experts.py --out .bench --json RESULTS.json`` makes the demo's fine-tunes for every seed
 (once), merges them with every setting below, and prints the mean over seeds. Stages are shared through
 one store per seed, so a second run only reads. ``--on validation`` measures on the validation images:
 settings are chosen there, the test images are for the result.
@@ -9,6 +9,7 @@ settings are chosen there, the test images are for the result.
 import argparse
 import json
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+
+# This checkout's code, whatever is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from deployments.local import configure_environment, run_merge
 
