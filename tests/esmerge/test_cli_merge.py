@@ -90,7 +90,7 @@ def test_a_merge_on_s3_publishes_the_bytes_of_a_local_one(
     make_world: Callable[..., World], esmerge: Command, s3: S3Server
 ) -> None:
     world = make_world("local")
-    world.recipe["alpha"] = "label_free"
+    world.recipe |= {"alpha": "label_free", "experts": {"rank": 4}}
     assert esmerge("merge", world.recipe_path).code == 0
     bucket = s3.bucket()
     upload(world.root, bucket / "inputs")
@@ -101,7 +101,7 @@ def test_a_merge_on_s3_publishes_the_bytes_of_a_local_one(
     assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
     assert "up to date" in esmerge("merge", f"{bucket}/inputs/recipe.yaml").out
     assert esmerge("verify", "--store", f"{bucket}/store", "pets").code == 0
-    assert esm_core.load(f"{bucket}/store", "pets").manifest["version"] == 1
+    assert esm_core.load(f"{bucket}/store", "pets", experts=True).manifest["version"] == 1
 
 
 def upload(folder: Path, target: Location) -> None:
