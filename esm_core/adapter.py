@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esm_core.errors import InputError
 from esm_core.experts import Experts, dense_weights
-from esm_core.experts.names import CONV
+from esm_core.layers import CONV
 
 _PREFIX = "base_model.model."
 _LINEAR = (".mlp.c_fc.weight", ".mlp.c_proj.weight")

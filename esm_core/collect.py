@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esm_core.errors import InputError
-from esm_core.experts.names import SMALL_MATRICES
 from esm_core.factor import FactorStream, InputFactor
-from esm_core.layers import LayerKind, layer_kind
+from esm_core.layers import SMALL_MATRICES, LayerKind, layer_kind
 
 
 class CollectedLayer(NamedTuple):

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from esm_core.architecture import build_tower
-from esm_core.experts.assemble import assembled_experts
 from esm_core.experts.places import routed_folder
 from esm_core.labelled import count_correct
 from esm_core.layer_merges import open_towers
@@ -16,6 +15,7 @@ from esm_core.methods import BASELINES
 from esm_core.plan import Plan
 from esm_core.recipe import CompareSpec
 from esm_core.routing import RoutedTower, oracle, record
+from esm_core.routing.assemble import assembled_experts
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.static import WEIGHTS_NAME
 from esm_core.storage import Location

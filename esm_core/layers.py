@@ -13,6 +13,11 @@ LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 ESSENTIAL_KINDS: frozenset[LayerKind] = frozenset({"attn.in_proj", "mlp.c_fc", "mlp.c_proj"})
 """Kinds merged by essential subspace decomposition as published (arXiv 2602.20208)."""
 
+CONV, PROJECTION = "visual.conv1.weight", "visual.proj"
+
+SMALL_MATRICES = (CONV, PROJECTION)
+"""Matrices outside the transformer's blocks: patches to tokens, and the pooled token to features."""
+
 _SUFFIXES: dict[str, LayerKind] = {
     "attn.in_proj_weight": "attn.in_proj",
     "attn.out_proj.weight": "attn.out_proj",

@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from esm_core.alpha import ChosenAlpha
+from esm_core.alpha.choice import ChosenAlpha
 from esm_core.architecture import Architecture
 from esm_core.checkpoints import TensorInfo
 from esm_core.errors import IntegrityError
-from esm_core.experts.names import SMALL_MATRICES
 from esm_core.heads import head_identity
 from esm_core.inspection import CheckpointFacts, TaskFacts, check_distinct
-from esm_core.layers import layer_kind
+from esm_core.layers import SMALL_MATRICES, layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.methods import BASELINES
 from esm_core.recipe import CompareSpec, Recipe, TaskSpec

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 
-from esm_core.alpha import search_length
-from esm_core.alpha_scores import recall_choice
+from esm_core.alpha.choice import search_length
+from esm_core.alpha.scores import recall_choice
 from esm_core.experts.check import expert_bytes, map_shape
-from esm_core.experts.names import PROJECTION, SMALL_MATRICES
 from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
-from esm_core.layers import layer_kind
+from esm_core.layers import PROJECTION, SMALL_MATRICES, layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.plan import Plan, make_plan, outline
 from esm_core.publish import published

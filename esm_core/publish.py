@@ -20,11 +20,11 @@ from esm_core.artifacts import (
 )
 from esm_core.checkpoints import SafetensorsFile, open_checkpoint
 from esm_core.errors import IntegrityError, NewerFormatError
-from esm_core.experts.assemble import expert_facts
 from esm_core.experts.places import routed_folder
 from esm_core.experts.version import EXPERTS_FOLDER
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
+from esm_core.routing.assemble import expert_facts
 from esm_core.stages import read_marker
 from esm_core.static import WEIGHTS_NAME, static_facts
 from esm_core.storage import Location

@@ -21,10 +21,10 @@ from esm_core.experts.check import unfit_for_experts
 from esm_core.heads import head_classes
 from esm_core.images import choose_samples, open_images
 from esm_core.images.folder import ImageFolder
+from esm_core.layers import PROJECTION
 from esm_core.recipe import Recipe, TaskSpec
 from esm_core.storage import Location
 from esm_core.store import check_store
-from esm_core.weights import PROJECTION
 
 
 @dataclass(frozen=True)

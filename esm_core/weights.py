@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from esm_core.checkpoints import VisionCheckpoint, open_checkpoint, vision_checkpoint
+from esm_core.layers import PROJECTION
 from esm_core.storage import Location
-
-PROJECTION = "visual.proj"
 
 
 def open_tower(location: Location) -> VisionCheckpoint:

@@ -4,7 +4,7 @@ import logging
 
 from prefect import unmapped
 
-from esm_core.alpha import mean_score, next_alpha
+from esm_core.alpha.choice import mean_score, next_alpha
 from flows.gather import gather
 from tasks import merge as tasks
 from tasks.options import log_name

@@ -5,18 +5,18 @@ import time
 
 from prefect import task
 
-from esm_core.alpha import choose
-from esm_core.alpha_scores import keep_choice, recall_choice, score
+from esm_core.alpha.choice import choose
+from esm_core.alpha.line import write_line
+from esm_core.alpha.proxy_features import write_references
+from esm_core.alpha.scores import keep_choice, recall_choice, score
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routing_accuracy
-from esm_core.experts.assemble import assemble
 from esm_core.experts.stage_decompose import decompose_one
 from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
-from esm_core.line import write_line
 from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
-from esm_core.proxy_features import write_references
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
+from esm_core.routing.assemble import assemble
 from esm_core.routing.stage_fit import fit_router
 from esm_core.stage_collect import collect_task
 from esm_core.static import finish

@@ -10,8 +10,7 @@ from world import TEXT, VISION, random_tower
 
 from esm_core.architecture import Architecture, build_tower, tower_shapes
 from esm_core.experts import Experts, RoutingConfig, dense_weights, linear_map, small_parameters
-from esm_core.experts.names import SMALL_MATRICES
-from esm_core.layers import LAYER_KINDS, layer_kind
+from esm_core.layers import LAYER_KINDS, SMALL_MATRICES, layer_kind
 from esm_core.routing import RoutedTower
 from esm_core.routing.routers import PER_IMAGE
 from esm_core.routing.routers.statistics import TokenStatistics

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from esm_core.experts.names import PROJECTION, SMALL_MATRICES, small_parameters
-from esm_core.layers import layer_kind
+from esm_core.experts.names import small_parameters
+from esm_core.layers import PROJECTION, SMALL_MATRICES, layer_kind
 from esm_core.settings import ExpertSettings
 
 

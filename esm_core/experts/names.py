@@ -5,10 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-CONV, PROJECTION = "visual.conv1.weight", "visual.proj"
-
-SMALL_MATRICES = (CONV, PROJECTION)
-"""Matrices outside the transformer's blocks; the papers leave them averaged. Low-rank, like a layer."""
+from esm_core.layers import PROJECTION
 
 _SMALL = re.compile(
     r"visual\.(class_embedding|positional_embedding|(ln_pre|ln_post)\.(weight|bias)"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esm_core.collect import patches
 from esm_core.errors import InputError
 from esm_core.experts import Experts
-from esm_core.experts.names import CONV, PROJECTION
+from esm_core.layers import CONV, PROJECTION
 from esm_core.routing.block import BlockExperts, apply_norm, norm_bank
 from esm_core.routing.modules import LowRankBank, OffsetBank
 from esm_core.routing.routers import ROUTERS

@@ -10,8 +10,7 @@ from torch.nn import functional
 from esm_core import InputError, merge_updates
 from esm_core.architecture import Architecture, build_tower, tower_shapes
 from esm_core.collect import CollectedLayer, collect_inputs, target_weights
-from esm_core.experts.names import SMALL_MATRICES
-from esm_core.layers import LAYER_KINDS
+from esm_core.layers import LAYER_KINDS, SMALL_MATRICES
 
 WIDTH, TOKENS = 32, 5
 VISION = {"image_size": 16, "layers": 2, "width": WIDTH, "patch_size": 8, "head_width": 16}

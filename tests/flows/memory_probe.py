@@ -14,11 +14,11 @@ import yaml
 from safetensors.torch import save_file
 from world import World, build_world, merge_layers, random_tower
 
-from esm_core.alpha import choose, mean_score
-from esm_core.alpha_scores import keep_choice, score
+from esm_core.alpha.choice import choose, mean_score
+from esm_core.alpha.line import write_line
+from esm_core.alpha.proxy_features import write_references
+from esm_core.alpha.scores import keep_choice, score
 from esm_core.architecture import tower_shapes
-from esm_core.line import write_line
-from esm_core.proxy_features import write_references
 from esm_core.publish import publish
 from esm_core.static import finish
 

@@ -12,11 +12,11 @@ from torch.nn import functional
 from world import World, add_validation, merge_layers, write_image
 
 import esm_core
-from esm_core.alpha_scores import displacement_cosine
+from esm_core.alpha.proxy_features import read_references
+from esm_core.alpha.scores import displacement_cosine
 from esm_core.architecture import preprocess
 from esm_core.images import open_images
 from esm_core.images.decode import decode
-from esm_core.proxy_features import read_references
 from esm_core.storage import Location
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
@@ -107,8 +107,8 @@ def test_a_second_run_evaluates_no_alpha_again(
     assert "up to date" in esmerge("merge", world.recipe_path).out
     for folder in forgotten:
         shutil.rmtree(world.root / "store" / folder)
-    monkeypatch.delattr("esm_core.alpha_scores.build_tower")
-    monkeypatch.delattr("esm_core.proxy_features.build_tower")
+    monkeypatch.delattr("esm_core.alpha.scores.build_tower")
+    monkeypatch.delattr("esm_core.alpha.proxy_features.build_tower")
     again = published(world, esmerge)
     assert (again["alpha"], again["alpha_search"]) == (first["alpha"], first["alpha_search"])
     assert again["identity"] == first["identity"]

@@ -42,7 +42,7 @@ STAGES = {
     "making experts": ("tasks.merge", "decompose_one", 4),
     "inside experts, before their marker": ("esm_core.experts.stage_decompose", "write_marker", 3),
     "fitting the router of experts": ("tasks.merge", "fit_router", 1),
-    "assembling experts, before the marker": ("esm_core.experts.assemble", "write_marker", 1),
+    "assembling experts, before the marker": ("esm_core.routing.assemble", "write_marker", 1),
 }
 
 

@@ -6,7 +6,7 @@ from statistics import median_low
 
 from pydantic import BaseModel, ConfigDict
 
-from esm_core.golden_section import next_point
+from esm_core.alpha.golden_section import next_point
 from esm_core.recipe import MAX_ALPHA
 
 TOLERANCE = 0.05

@@ -1,6 +1,6 @@
 import itertools
 
-from esm_core.alpha import ChosenAlpha, choose, mean_score, next_alpha, search_length
+from esm_core.alpha.choice import ChosenAlpha, choose, mean_score, next_alpha, search_length
 
 
 def test_the_alpha_with_the_best_score_is_chosen_and_the_curve_kept() -> None:

@@ -3,13 +3,13 @@ import torch
 from torch import Tensor
 from world import World, add_validation, merge_layers
 
-from esm_core.alpha import choose
-from esm_core.alpha_files import choice_file, score_file
-from esm_core.alpha_scores import displacement_cosine, keep_choice, recall_choice, score
+from esm_core.alpha.choice import choose
+from esm_core.alpha.files import choice_file, score_file
+from esm_core.alpha.line import write_line
+from esm_core.alpha.proxy_features import read_references, write_references
+from esm_core.alpha.scores import displacement_cosine, keep_choice, recall_choice, score
 from esm_core.errors import IntegrityError
-from esm_core.line import write_line
 from esm_core.plan import Plan
-from esm_core.proxy_features import read_references, write_references
 
 
 def unit_rows(seed: int) -> Tensor:
@@ -72,7 +72,7 @@ def test_a_score_is_computed_once(world: World, monkeypatch: pytest.MonkeyPatch,
     write_references(plan, "dogs")
     first = score(plan, 1.5, "dogs")
     assert len({score_file(plan, alpha, name) for alpha in (1.5, 2.0) for name in ("cats", "dogs")}) == 4
-    monkeypatch.delattr("esm_core.alpha_scores.build_tower")
+    monkeypatch.delattr("esm_core.alpha.scores.build_tower")
     assert score(plan, 1.5, "dogs") == first
 
 

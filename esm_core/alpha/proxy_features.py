@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esm_core.alpha_files import features_folder
+from esm_core.alpha.files import features_folder
 from esm_core.architecture import build_tower, preprocess
 from esm_core.arrays import read_array, write_arrays
 from esm_core.errors import InputError

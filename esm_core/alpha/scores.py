@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from esm_core.alpha import ChosenAlpha
-from esm_core.alpha_files import choice_file, score_file
+from esm_core.alpha.choice import ChosenAlpha
+from esm_core.alpha.files import choice_file, score_file
+from esm_core.alpha.line import tower_at
+from esm_core.alpha.proxy_features import proxy_features, read_references
 from esm_core.architecture import build_tower
 from esm_core.labelled import count_correct
-from esm_core.line import tower_at
 from esm_core.plan import Plan
-from esm_core.proxy_features import proxy_features, read_references
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 
 

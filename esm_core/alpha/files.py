@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esm_core.alpha import TOLERANCE
+from esm_core.alpha.choice import TOLERANCE
 from esm_core.plan import Plan
 from esm_core.recipe import MAX_ALPHA
 from esm_core.stages import digest_of
@@ -10,7 +10,7 @@ from esm_core.storage import Location
 
 
 def line_folder(plan: Plan) -> Location:
-    """Folder of the merged towers of every α; see :mod:`esm_core.line`."""
+    """Folder of the merged towers of every α; see :mod:`esm_core.alpha.line`."""
     identity = {"merge": plan.merge_digest, "inter_layer": plan.recipe.method.inter_layer}
     return plan.store / "lines" / digest_of("line", identity)
 

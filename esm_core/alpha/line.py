@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from esm_core.alpha_files import line_folder
+from esm_core.alpha.files import line_folder
 from esm_core.checkpoints import SafetensorsFile, TensorInfo, write_safetensors
 from esm_core.errors import IntegrityError
 from esm_core.layer_merges import open_towers, read_update, update_norms

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esm_core.golden_section import next_point
+from esm_core.alpha.golden_section import next_point
 
 LOW, HIGH, TOLERANCE = 0.0, 4.0, 0.05
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from world import World, merge_layers
 
-from esm_core.alpha_files import line_folder
+from esm_core.alpha.files import line_folder
+from esm_core.alpha.line import tower_at, write_line
 from esm_core.errors import IntegrityError
 from esm_core.layer_merges import open_towers, update_norms
-from esm_core.line import tower_at, write_line
 from esm_core.methods.esm import layer_scales
 from esm_core.static import merged_weight
 
@@ -26,7 +26,7 @@ def test_the_line_passes_through_the_merged_tower_of_every_alpha(world: World, a
 def test_a_line_is_written_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = merge_layers(world)
     folder = write_line(plan)
-    monkeypatch.delattr("esm_core.line.open_towers")
+    monkeypatch.delattr("esm_core.alpha.line.open_towers")
     assert write_line(plan) == folder
 
 
