@@ -50,7 +50,7 @@ def routing_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     rows.append(["mean", f"{100 * overall:.1f}", *([""] * len(layers))])
     shown = [layer.removeprefix("visual.transformer.resblocks.") for layer in layers]
     if layers == ["image"]:
-        return ["task", "routed to its expert"], [row[:2] for row in rows]
+        return ["task", "share"], [row[:2] for row in rows]
     return ["task", "mean", *shown], rows
 
 

@@ -265,14 +265,18 @@ def _print_accuracy(manifest: Any) -> None:
 def _print_table(title: str, caption: str, header: list[str], rows: list[list[str]]) -> None:
     if not rows:
         return
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    for index, title in enumerate(header):
-        table.add_column(title.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD)
+    for index, column in enumerate(header):
+        table.add_column(column.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
     for row in rows:
         if row[0] == "mean":
             table.add_section()
         table.add_row(*row)
-    out.print(table)
+    out.print(f"\n[bold]{title}[/bold]")
+    # As wide as it is, whatever the terminal: squeezed columns cannot be read.
+    Console(highlight=False, width=1000).print(table)
+    if caption:
+        out.print(caption)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ LAYER = "visual.transformer.resblocks.{}.mlp.c_fc.weight"
 def test_a_router_that_decides_once_has_one_share_per_task() -> None:
     metrics = {"routing": PER_IMAGE, "routing_accuracy": {"cats": 0.9, "dogs": 0.75}}
     header, rows = routing_rows(metrics)
-    assert header == ["task", "routed to its expert"]
+    assert header == ["task", "share"]
     assert rows == [["cats", "90.0"], ["dogs", "75.0"], ["mean", "82.5"]]
 
 
