@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esm_core.architecture import CONFIG_NAME, Architecture, full_model, preprocess
 from esm_core.artifacts import Manifest, open_version, read_verified
-from esm_core.experts.version import version_experts
+from esm_core.experts.version import EXPERTS_FOLDER, version_experts
 from esm_core.routing import RoutedTower
 from esm_core.static import WEIGHTS_NAME
 from esm_core.storage import Location
@@ -37,7 +37,7 @@ class LoadedModel(NamedTuple):
 def load(
     store: str | PathLike[str], name: str, version: str | int = "latest", experts: bool = False
 ) -> LoadedModel:
-    """Load a published model, every file's sha256 checked before a tensor is used.
+    """Load a published model, every file's sha256 checked before a tensor is used (experts' if asked for).
 
     Parameters
     ----------
@@ -60,7 +60,9 @@ def load(
     """
     found = open_version(Location.parse(fspath(store)), name, version)
     weights = f"model/{WEIGHTS_NAME}"
-    files = {path: read_verified(found, path) for path in found.manifest["files"] if path != weights}
+    # Experts are as large as the model: they are read where they are asked for.
+    small = [p for p in found.manifest["files"] if p != weights and not p.startswith(f"{EXPERTS_FOLDER}/")]
+    files = {path: read_verified(found, path) for path in small}
     config = json.loads(files[f"model/{CONFIG_NAME}"])
     architecture = Architecture(name=name, **config)
     model = full_model(architecture, load_safetensors(read_verified(found, weights)))
