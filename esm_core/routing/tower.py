@@ -97,7 +97,9 @@ class RoutedTower(nn.Module):
         self.proj = _low_rank(experts, PROJECTION)
         self.changes = any(name.partition(".")[0] != "static" for name, _ in self.named_buffers())
         weight = static.conv1.weight
-        self.to(device=weight.device, dtype=weight.dtype)
+        for part in self.children():
+            if part is not static:
+                part.to(device=weight.device, dtype=weight.dtype)
         router = ROUTERS[experts.config.router]
         self.scorers = _Scorers(
             {_key(name): router.load(dict(tensors)) for name, tensors in experts.router.items()}

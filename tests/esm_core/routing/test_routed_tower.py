@@ -190,6 +190,14 @@ def test_experts_leave_the_static_weights_alone(parts: Parts) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in static.state_dict().items())
 
 
+def test_a_static_tower_of_mixed_precision_stays_as_it_is(parts: Parts) -> None:
+    static = parts.static()
+    static.ln_post.to(torch.float64)
+    tower = RoutedTower(static, parts.experts)
+    assert tower.static.ln_post.weight.dtype == torch.float64
+    assert tower.conv1.down.dtype == static.conv1.weight.dtype == torch.float32
+
+
 # --- modes -------------------------------------------------------------------------------------------
 
 
