@@ -1,7 +1,6 @@
-"""The tasks of the static merge, in the order they run."""
+"""The tasks of a merge, in the order they run."""
 
 import logging
-import time
 
 from prefect import task
 
@@ -23,7 +22,7 @@ from esm_core.static import finish
 from esm_core.storage import Location
 from esm_core.store import prepare_store
 from esm_core.survey import survey
-from tasks.options import OPTIONS, log_name, set_threads
+from tasks.options import OPTIONS, log_name, set_threads, timed
 
 log = logging.getLogger(log_name)
 
@@ -59,19 +58,15 @@ def plan_merge(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) ->
 @task(name="collect", task_run_name="collect-{name}", **OPTIONS)
 def collect(plan_url: str, name: str) -> str:
     set_threads()
-    started = time.monotonic()
-    folder = collect_task(load_plan(plan_url), name)
-    log.info("collected %s (%.1f s)", name, time.monotonic() - started)
-    return folder.url
+    with timed(f"collected {name}"):
+        return collect_task(load_plan(plan_url), name).url
 
 
 @task(name="merge-layer", task_run_name="merge-{weight}", **OPTIONS)
 def merge_layer(plan_url: str, weight: str) -> str:
     set_threads()
-    started = time.monotonic()
-    folder = merge_one(load_plan(plan_url), weight)
-    log.info("merged %s (%.1f s)", weight, time.monotonic() - started)
-    return folder.url
+    with timed(f"merged {weight}"):
+        return merge_one(load_plan(plan_url), weight).url
 
 
 @task(name="line", **OPTIONS)
@@ -112,19 +107,15 @@ def finish_weights(plan_url: str) -> str:
 @task(name="decompose-expert", task_run_name="experts-{weight}", **OPTIONS)
 def make_experts(plan_url: str, weight: str) -> str:
     set_threads()
-    started = time.monotonic()
-    folder = decompose_one(load_plan(plan_url), weight)
-    log.info("experts of %s (%.1f s)", weight, time.monotonic() - started)
-    return folder.url
+    with timed(f"experts of {weight}"):
+        return decompose_one(load_plan(plan_url), weight).url
 
 
 @task(name="router", **OPTIONS)
 def make_router(plan_url: str) -> str:
     set_threads()
-    started = time.monotonic()
-    folder = fit_router(load_plan(plan_url))
-    log.info("fitted the router (%.1f s)", time.monotonic() - started)
-    return folder.url
+    with timed("fitted the router"):
+        return fit_router(load_plan(plan_url)).url
 
 
 @task(name="assemble-experts", **OPTIONS)
