@@ -32,7 +32,7 @@ class MergeSettings(BaseModel):
     )
 
 
-RouterChoice = Literal["auto", "cosine", "token_gaussian", "token_moments"]
+RouterName = Literal["cosine", "token_gaussian", "token_moments"]
 
 
 class ExpertSettings(BaseModel):
@@ -52,7 +52,7 @@ class ExpertSettings(BaseModel):
         True, description="Experts for conv1, proj, norms, biases, class token and positional embedding too."
     )
     dtype: Literal["float32", "float16"] = Field("float32", description="How experts are stored.")
-    router: RouterChoice = Field(
+    router: Literal["auto", RouterName] = Field(
         "auto",
         description="cosine decides in every layer, as published; the others once per image. auto takes the "
         "one that is right most often on held-out proxies.",

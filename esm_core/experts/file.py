@@ -13,14 +13,13 @@ from torch import Tensor
 
 from esm_core.errors import InputError, IntegrityError
 from esm_core.experts.names import linear_map
+from esm_core.settings import RouterName
 from esm_core.stages import FORMAT, check_format
 from esm_core.storage import Location
 
 EXPERTS_NAME, ROUTING_NAME = "experts.safetensors", "routing.json"
 
-
 Scope = Literal["image", "layer"]
-Router = Literal["cosine", "token_gaussian", "token_moments"]
 
 
 class RoutingConfig(BaseModel):
@@ -51,7 +50,7 @@ class RoutingConfig(BaseModel):
     layers: tuple[str, ...]
     rank: int
     extras: bool
-    router: Router
+    router: RouterName
     scope: Scope
     left_static: tuple[str, ...]
 
