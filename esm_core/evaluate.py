@@ -17,7 +17,7 @@ from esm_core.recipe import CompareSpec
 from esm_core.routing import RoutedTower, oracle, record
 from esm_core.routing.assemble import assembled_experts
 from esm_core.stages import FORMAT, canonical_json, read_versioned
-from esm_core.static import WEIGHTS_NAME
+from esm_core.static import static_tower
 from esm_core.storage import Location
 from esm_core.weights import Updates, open_tower, read_tower
 
@@ -162,7 +162,7 @@ def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
             tuned = open_tower(Location.parse(plan.task(job.tasks[0]).facts.checkpoint.weights))
             return read_tower(tuned, base)
         case "esm" | "esm_pp_route" | "esm_pp_oracle":
-            merged = open_tower(plan.static_folder / WEIGHTS_NAME)
+            merged = static_tower(plan)
             return read_tower(merged, merged)
     spec = _compared(plan, job.method)
     baseline = BASELINES[spec.method]

@@ -7,14 +7,20 @@ import torch
 from torch import Tensor
 
 from esm_core.architecture import CONFIG_NAME, Architecture, empty_model
-from esm_core.checkpoints import TensorInfo, open_checkpoint, text_checkpoint, write_safetensors
+from esm_core.checkpoints import (
+    TensorInfo,
+    VisionCheckpoint,
+    open_checkpoint,
+    text_checkpoint,
+    write_safetensors,
+)
 from esm_core.layer_merges import open_towers, read_update, update_norms
 from esm_core.methods import average
 from esm_core.methods.esm import layer_scales
 from esm_core.plan import Plan
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
-from esm_core.weights import Towers, Updates
+from esm_core.weights import Towers, Updates, open_tower
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 
@@ -85,6 +91,11 @@ def merged_weight(plan: Plan, towers: Towers, weight: str, scales: dict[str, flo
         return base + average.merge_weight(Updates(towers, weight))
     coefficient = alpha if rule == "essential" else 1.0
     return base + (coefficient * scales[weight]) * read_update(plan, weight)
+
+
+def static_tower(plan: Plan) -> VisionCheckpoint:
+    """The vision tower of the merged checkpoint, headers read."""
+    return open_tower(plan.static_folder / WEIGHTS_NAME)
 
 
 def static_facts(plan: Plan) -> dict[str, Any]:

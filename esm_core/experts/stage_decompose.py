@@ -4,21 +4,15 @@ import torch
 from torch import Tensor
 
 from esm_core.arrays import read_array, write_arrays
-from esm_core.checkpoints import VisionCheckpoint
 from esm_core.experts.decompose import decompose
 from esm_core.experts.names import linear_map
 from esm_core.experts.places import expert_folder, expert_settings
 from esm_core.plan import Plan
 from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, write_marker
-from esm_core.static import WEIGHTS_NAME
+from esm_core.static import static_tower
 from esm_core.storage import Location
 from esm_core.weights import open_tower, read_weight
-
-
-def static_tower(plan: Plan) -> VisionCheckpoint:
-    """The vision tower that will be published, headers read."""
-    return open_tower(plan.static_folder / WEIGHTS_NAME)
 
 
 def decompose_one(plan: Plan, weight: str) -> Location:

@@ -13,11 +13,12 @@ from esm_core.experts.check import map_shape
 from esm_core.experts.file import EXPERTS_NAME, ROUTING_NAME, Experts, RoutingConfig, read_experts
 from esm_core.experts.names import small_parameters
 from esm_core.experts.places import expert_folder, expert_settings, expert_weights, routed_folder
-from esm_core.experts.stage_decompose import read_part, static_tower
+from esm_core.experts.stage_decompose import read_part
 from esm_core.layer_merges import open_towers
 from esm_core.plan import Plan
 from esm_core.routing.stage_fit import read_router, router_facts
 from esm_core.stages import is_complete, read_marker, write_marker
+from esm_core.static import static_tower
 from esm_core.storage import Location
 from esm_core.weights import Towers, read_weight
 

@@ -20,9 +20,9 @@ from esm_core.routing.routers.statistics import TokenStatistics, total
 from esm_core.routing.tower import RoutedTower
 from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, read_marker, write_marker
-from esm_core.static import WEIGHTS_NAME
+from esm_core.static import static_tower
 from esm_core.storage import Location
-from esm_core.weights import open_tower, read_tower
+from esm_core.weights import read_tower
 
 FOLDS = 4
 ROUTER_NAME = "router.safetensors"
@@ -109,7 +109,7 @@ class _Proxies:
     """The routing proxies of a plan, as tokens of the static model."""
 
     def __init__(self, plan: Plan) -> None:
-        static = open_tower(plan.static_folder / WEIGHTS_NAME)
+        static = static_tower(plan)
         self._plan, self.device = plan, plan.recipe.evaluate.device
         self.names = [task.name for task in plan.tasks]
         tower = build_tower(plan.architecture, read_tower(static, static), self.device, torch.float32)
