@@ -1,6 +1,8 @@
 """Small but real inputs: a tiny open_clip tower, fine-tunes of it, images, heads, and a recipe."""
 
+import copy
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,11 @@ class World:
         return load_architecture(
             (self.root / "config.json").as_uri(), Location.parse(str(self.root / "base.safetensors"))
         )
+
+    def copied_to(self, root: Path) -> "World":
+        """The same world, its store included, to be changed at will."""
+        shutil.copytree(self.root, root)
+        return World(root, copy.deepcopy(self.recipe))
 
     def task(self, name: str) -> dict[str, Any]:
         return next(task for task in self.recipe["tasks"] if task["name"] == name)

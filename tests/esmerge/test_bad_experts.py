@@ -1,6 +1,5 @@
 """Experts that cannot be: one clear message on standard error, no traceback, nothing published."""
 
-import copy
 import json
 import re
 import shutil
@@ -39,8 +38,7 @@ def merged_once(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -
 @pytest.fixture
 def merged(merged_once: World, tmp_path: Path) -> World:
     """A world that was merged with experts once; its store may be damaged."""
-    shutil.copytree(merged_once.root, tmp_path / "merged")
-    return World(tmp_path / "merged", copy.deepcopy(merged_once.recipe))
+    return merged_once.copied_to(tmp_path / "merged")
 
 
 def refusal(esmerge: Command, command: str, world: World) -> str:

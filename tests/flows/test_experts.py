@@ -1,8 +1,6 @@
 """Experts through the whole flow: made, measured, published, loaded; made again only where they must be."""
 
-import copy
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +39,7 @@ def merged_once(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -
 @pytest.fixture
 def merged(merged_once: World, tmp_path: Path) -> World:
     """A world that was merged with experts once; it may be changed."""
-    shutil.copytree(merged_once.root, tmp_path / "world")
-    return World(tmp_path / "world", copy.deepcopy(merged_once.recipe))
+    return merged_once.copied_to(tmp_path / "world")
 
 
 def version_folder(world: World, number: int = 1, store: str = "store") -> Path:
@@ -109,7 +106,8 @@ def test_experts_are_published_measured_and_shown(merged: World, esmerge: Comman
     assert facts["held_out"][facts["router"]]["accuracy"] > 0.9
     assert len(facts["held_out"][facts["router"]]["confusion"]) == 3
     shown = esmerge("show", "--store", merged.store, "pets").out
-    assert "ESM++" in shown
+    assert "(routed)" in shown
+    assert "(oracle)" in shown
     assert "experts: rank 4" in shown
     assert esmerge("verify", "--store", merged.store, "pets").code == 0
 
