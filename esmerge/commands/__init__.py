@@ -1,0 +1,1 @@
+"""The commands, one module per subject; :mod:`esmerge.cli` puts them together."""

@@ -1,0 +1,95 @@
+"""plan, merge, schema: from a recipe to a version."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from deployments.local import run_merge
+from esm_core.artifacts import open_version, version_numbers
+from esm_core.devices import check_devices
+from esm_core.preview import preview, recall_plan
+from esm_core.publish import up_to_date
+from esm_core.recipe import load_recipe, recipe_schema
+from esm_core.storage import Location
+from esm_core.store import prepare_store
+from esm_core.survey import survey
+from esmerge.arguments import JsonOption, RecipeArgument
+from esmerge.output import out, print_accuracy, print_json, progress
+
+
+def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
+    """Say what a merge would do: inputs, sizes, what is cached, and every problem. Changes nothing."""
+    content = preview(survey(load_recipe(recipe)))
+    if as_json:
+        print_json(content)
+        return
+    out.print(f"[bold]{content['name']}[/bold] → {content['store']}")
+    out.print(f"architecture {content['architecture']} ({content['activation']})")
+    out.print(f"text tower: {content['text_tower']}")
+    table = Table("task", "checkpoint", "MB", "proxies", "activation", "collected")
+    for name, task in content["tasks"].items():
+        collected = {None: "not inspected yet", True: "cached", False: "to do"}[task["collected"]]
+        size = f"{task['bytes'] / 1e6:.1f}"
+        row = (name, task["layout"], size, str(task["proxy_images"]), task["activation_source"], collected)
+        table.add_row(*row)
+    out.print(table)
+    weights, done = content["weights"], content["layers_merged"]
+    out.print(
+        f"weights: {weights['essential']} by essential subspaces, {weights['tsv_m']} by TSV-M, "
+        f"{weights['mean']} by their mean; merged already: {'unknown' if done is None else done}"
+    )
+    searched = content["alpha"] != content["alpha_value"]
+    value = "not searched yet" if content["alpha_value"] is None else content["alpha_value"]
+    out.print(f"alpha: {content['alpha']}{f' ({value})' if searched else ''}")
+    cost = content["estimates"]
+    out.print(
+        f"reads {cost['checkpoint_bytes'] / 1e6:.1f} MB of fine-tunes; stores "
+        f"{cost['shift_store_bytes'] / 1e6:.1f} MB of shifts and "
+        f"{cost['merge_store_bytes'] / 1e6:.1f} MB of updates"
+        + (f"; experts take {cost['expert_bytes'] / 1e6:.1f} MB" if cost["expert_bytes"] else "")
+    )
+    out.print(
+        f"estimate: {cost['core_seconds']:.0f} core seconds, "
+        f"{cost['peak_memory_bytes_per_worker'] / 1e6:.0f} MB of memory per worker beside PyTorch"
+    )
+    if content["up_to_date"]:
+        out.print(f"up to date: {content['up_to_date']} was published from exactly this")
+
+
+def merge_command(
+    recipe: RecipeArgument,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Tasks at a time, one thread each.", envvar="ESMERGE_WORKERS")
+    ] = os.cpu_count() or 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge the recipe's fine-tunes and publish a new version, unless nothing has changed."""
+    loaded = load_recipe(recipe)
+    store = Location.parse(loaded.store)
+    known = recall_plan(survey(loaded))
+    check_devices(loaded)
+    prepare_store(store)
+    current = up_to_date(known) if known else None
+    before = version_numbers(store, loaded.name)
+    version = current
+    if version is None:
+        with progress():
+            label = Location(run_merge(recipe, workers)).name
+        version = open_version(store, loaded.name, label)
+    fresh = version.number not in before
+    if as_json:
+        print_json({"published": fresh, "version": version.label, "url": version.folder.url})
+        return
+    print_accuracy(version.manifest)
+    if fresh:
+        out.print(f"published {loaded.name} {version.label} at {version.folder}")
+    else:
+        out.print(f"up to date: {loaded.name} {version.label} was made from the same inputs and settings")
+
+
+def schema_command() -> None:
+    """Print the recipe's JSON Schema, for editors."""
+    sys.stdout.write(recipe_schema())
