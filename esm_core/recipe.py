@@ -1,26 +1,21 @@
 """The recipe: one YAML file that says what to merge, how, and where the result goes."""
 
-import json
 import math
 import reprlib
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import torch
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PlainValidator,
-    ValidationError,
     model_validator,
 )
 
-from esm_core.errors import InputError, raise_together
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
 from esm_core.settings import ExpertSettings, MergeSettings
-from esm_core.storage import Location
 
 NAME_RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, without '..'"
 
@@ -208,93 +203,3 @@ class Recipe(_Section):
         if len(set(methods)) < len(methods):
             raise ValueError("compare: a method is listed twice")
         return self
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def parse_recipe(text: str, source: Location) -> Recipe:
-    """The recipe in ``text``, with every relative path made absolute against ``source``'s folder.
-
-    Raises
-    ------
-    InputError
-        One problem per field that is missing, unknown or has a wrong value.
-    """
-    try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{source}: a recipe is a YAML mapping with name, store, base and tasks.")
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from error
-    return _with_absolute_paths(recipe, source)
-
-
-def load_recipe(url: str) -> Recipe:
-    """Read a recipe from a path, ``file://`` or ``s3://`` URL; see :func:`parse_recipe`."""
-    location = Location.parse(url)
-    try:
-        text = location.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{location}: is not a text file in UTF-8; a recipe is YAML.") from error
-    return parse_recipe(text, location)
-
-
-def recipe_schema() -> str:
-    """The recipe's JSON Schema, for editors, as indented JSON text."""
-    return json.dumps(Recipe.model_json_schema(), indent=2, sort_keys=True) + "\n"
-
-
-def _describe(item: Any) -> str:
-    field = ""
-    for part in item["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
-    if item["type"] == "extra_forbidden":
-        return f"{field}: unknown key; check its spelling against the recipe reference."
-    message = str(item["msg"]).removeprefix("Value error, ")
-    got = "" if item["type"] in ("missing", "value_error") else f" (got {reprlib.repr(item['input'])})"
-    return f"{field}: {message}{got}." if field else f"{message}."
-
-
-def _with_absolute_paths(recipe: Recipe, source: Location) -> Recipe:
-    problems: list[str] = []
-
-    def absolute(owner: BaseModel, attribute: str, field: str) -> str | None:
-        text = getattr(owner, attribute)
-        if text is None or (attribute == "architecture" and not text.endswith(".json")):
-            return None if text is None else str(text)
-        try:
-            return Location.parse(text.removeprefix("local-dir:"), relative_to=source.parent).url
-        except InputError as error:
-            problems.extend(f"{source}: {field}: {problem}" for problem in error.problems)
-            return None
-
-    base = {name: absolute(recipe.base, name, f"base.{name}") for name in ("architecture", "checkpoint")}
-    tasks = []
-    for index, task in enumerate(recipe.tasks):
-        paths = ("checkpoint", "proxy", "validation", "test", "head")
-        found = {path: absolute(task, path, f"tasks[{index}].{path}") for path in paths}
-        tasks.append(task.model_copy(update=found))
-    store = absolute(recipe, "store", "store")
-    raise_together(problems)
-    return recipe.model_copy(
-        update={"store": store, "base": recipe.base.model_copy(update=base), "tasks": tasks}
-    )

@@ -5,7 +5,7 @@ from prefect import flow, unmapped
 from esm_core.evaluate import evaluation_jobs
 from esm_core.plan import load_plan
 from esm_core.publish import up_to_date
-from esm_core.recipe import load_recipe
+from esm_core.recipe_file import load_recipe
 from flows.alpha_search import search_alpha
 from flows.experts import build_experts
 from flows.gather import gather

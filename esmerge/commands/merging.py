@@ -12,7 +12,7 @@ from esm_core.artifacts import open_version, version_numbers
 from esm_core.devices import check_devices
 from esm_core.preview import preview, recall_plan
 from esm_core.publish import up_to_date
-from esm_core.recipe import load_recipe, recipe_schema
+from esm_core.recipe_file import load_recipe, recipe_schema
 from esm_core.storage import Location
 from esm_core.store import prepare_store
 from esm_core.survey import survey

@@ -15,7 +15,7 @@ from demo.writing import write_images, write_recipe
 from esm_core.architecture import preprocess
 from esm_core.images import open_images
 from esm_core.images.decode import decode
-from esm_core.recipe import load_recipe
+from esm_core.recipe_file import load_recipe
 from esm_core.storage import Location
 
 SIZES = Sizes(train=128, val=64, test=64)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from esm_core import InputError
-from esm_core.recipe import Recipe, check_name, load_recipe, parse_recipe, recipe_schema
+from esm_core.recipe import Recipe, check_name
+from esm_core.recipe_file import load_recipe, parse_recipe, recipe_schema
 from esm_core.storage import Location
 
 SOURCE = Location("file:///data/recipes/pets.yaml")
