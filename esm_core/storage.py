@@ -251,6 +251,14 @@ class Location:
         with storage_errors(self, "delete"), contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path, recursive=True)
 
+    def total_bytes(self) -> int:
+        """Bytes of the file, or of all files below the folder; 0 where there is none."""
+        with storage_errors(self, "list"):
+            try:
+                return int(self.fs.du(self.path))
+            except FileNotFoundError:
+                return 0
+
 
 def _normal(scheme: str, root: str, path: str) -> str:
     normal = posixpath.normpath("/" + path.lstrip("/"))
