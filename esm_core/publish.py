@@ -24,6 +24,7 @@ from esm_core.experts.places import routed_folder
 from esm_core.experts.version import EXPERTS_FOLDER
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
+from esm_core.reachable import reachable
 from esm_core.routing.assemble import expert_facts
 from esm_core.stages import read_marker
 from esm_core.static import WEIGHTS_NAME, static_facts
@@ -65,6 +66,11 @@ def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
     metrics : dict
         What was measured, JSON values.
 
+    Returns
+    -------
+    Version
+        The new version; or the latest, where another run has published the same meanwhile.
+
     Raises
     ------
     IntegrityError
@@ -86,7 +92,8 @@ def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None
             files[f"heads/{task.name}.safetensors"] = _head_writer(task.spec.head, task.facts.head_sha256)
-    return publish_version(plan.store, plan.recipe.name, files, content)
+    current = up_to_date(plan)
+    return current or publish_version(plan.store, plan.recipe.name, files, content)
 
 
 def _head_writer(url: str, sha256: str) -> Writer:
@@ -154,6 +161,7 @@ def _manifest(plan: Plan, metrics: dict[str, Any], facts: dict[str, Any], parent
         "layer_scales": facts["layer_scales"],
         "experts": expert_facts(plan) if plan.recipe.experts is not None else None,
         "metrics": metrics,
+        "store_paths": reachable(plan),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return dict(json.loads(json.dumps(manifest)))
