@@ -114,7 +114,7 @@ def _read(artifact: Location, channel: str, number: int) -> Entry:
             raise ValueError("its time has no time zone")
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise IntegrityError(
-            f"{location}: is damaged: not an entry of a channel. Put the file back from a backup, or delete it."
+            f"{location}: is damaged: not an entry of a channel. Put it back from a backup, or delete it."
         ) from error
     check_format(location, version)
     assert entry is not None

@@ -98,8 +98,8 @@ def rollback(
         last, earlier = entries[-1], rollback_targets(entries, version_numbers(store, name))
         if not earlier:
             raise InputError(
-                f"{folder}: channel {channel} has no version to go back to from {version_label(last.version)}. "
-                "Promote another version instead."
+                f"{folder}: channel {channel} has no version to go back to from "
+                f"{version_label(last.version)}. Promote another version instead."
             )
         target = earlier[0] if to is None else parse_version(str(to))
         if target not in earlier:
@@ -113,8 +113,8 @@ def rollback(
             return Move(entry, moved=True)
         moved = history(store, name, channel)[-1]
         raise EsmergeError(
-            f"{folder}: channel {channel} was moved to {version_label(moved.version)} at the same moment. See "
-            "its history, and roll back again if that is still wanted."
+            f"{folder}: channel {channel} was moved to {version_label(moved.version)} at the same moment. "
+            "See its history, and roll back again if that is still wanted."
         )
 
 

@@ -75,35 +75,28 @@ def apply_gate(store: Location, recipe: Recipe, version: Version) -> Verdict:
     if gate is None:
         return Verdict(False, [])
     entries = read_log(artifact_folder(store, recipe.name), gate.channel)
-    current = _current(store, recipe.name, entries[-1].version) if entries else None
-    if entries and entries[-1].version == version.number:
-        return Verdict(True, [f"{gate.channel} points to {version.label} already."])
-    if version.number in {entry.version for entry in entries}:
-        return Verdict(
-            False,
-            [
-                f"{gate.channel} pointed to {version.label} before and was moved away from it; only a person "
-                "promotes it again."
-            ],
-        )
-    if entries and entries[-1].version > version.number:
-        newer = version_label(entries[-1].version)
-        return Verdict(False, [f"{gate.channel} points to {newer}, which is newer than {version.label}."])
-    if entries and current is None:
-        gone = version_label(entries[-1].version)
-        return Verdict(
-            False,
-            [f"{gate.channel} points to {gone}, which cannot be read, so nothing can be compared with it."],
-        )
+    current = None
+    if entries:
+        number, said = entries[-1].version, f"{gate.channel} points to {version_label(entries[-1].version)}"
+        if number == version.number:
+            return Verdict(True, [f"{said} already."])
+        if version.number in {entry.version for entry in entries}:
+            return Verdict(
+                False, [f"{said}, and was moved away from {version.label}: only a person goes back."]
+            )
+        if number > version.number:
+            return Verdict(False, [f"{said}, which is newer than {version.label}."])
+        current = _manifest(store, recipe.name, number)
+        if current is None:
+            return Verdict(False, [f"{said}, which cannot be read, so there is nothing to compare with."])
     verdict = judge(version.manifest, current, gate)
     if verdict.promote:
-        promote(
-            store, recipe.name, version.number, gate.channel, note=" ".join(verdict.reasons), by="promote_if"
-        )
+        note = " ".join(verdict.reasons)
+        promote(store, recipe.name, version.number, gate.channel, note=note, by="promote_if")
     return verdict
 
 
-def _current(store: Location, name: str, number: int) -> Manifest | None:
+def _manifest(store: Location, name: str, number: int) -> Manifest | None:
     try:
         return open_version(store, name, number).manifest
     except InputError:
@@ -115,36 +108,28 @@ def _compare(candidate: Manifest, current: Manifest, gate: GateSettings) -> tupl
     against, notes = [], []
     label = version_label(int(current["version"]))
     new, old = _accuracy(candidate), _accuracy(current)
-    new_tasks, old_tasks = _tasks(candidate), _tasks(current)
-    missing = sorted(set(old_tasks) - set(new_tasks))
+    missing = sorted(set(_tasks(current)) - set(_tasks(candidate)))
     against += [f"{task} is a task of {label}, but not of this version." for task in missing]
     if not any(method in old for method in JUDGED):
         notes.append(f"{label} has no accuracy to compare with.")
     for method in (m for m in JUDGED if m in old):
+        title = METHOD_NAMES[method]
         if method not in new:
-            against.append(f"{METHOD_NAMES[method]}: {label} has it, but this version does not.")
+            against.append(f"{title}: {label} has it, but this version does not.")
             continue
-        compared, most = 0, 0.0
-        for task in sorted(set(old[method]) - set(missing)):
-            if task not in new[method]:
-                against.append(f"{METHOD_NAMES[method]}: {task} was measured in {label}, but not here.")
-            elif _test(new_tasks[task]) != _test(old_tasks[task]):
-                notes.append(
-                    f"{METHOD_NAMES[method]}: {task} has other test images than in {label}: not compared."
-                )
-            else:
-                compared, drop = compared + 1, old[method][task] - new[method][task]
-                most = max(most, drop)
-                if drop > gate.max_drop + _ROUNDING:
-                    against.append(
-                        f"{METHOD_NAMES[method]}: {task} falls from {100 * old[method][task]:.2f} % in {label} to "
-                        f"{100 * new[method][task]:.2f} %, by more than {100 * gate.max_drop:.2f} points."
-                    )
-        if most <= gate.max_drop + _ROUNDING and compared:
-            notes.append(
-                f"{METHOD_NAMES[method]}: {compared} tasks compared with {label}, none falls by more than "
-                f"{100 * gate.max_drop:.2f} points."
-            )
+        tasks = sorted(set(old[method]) - set(missing))
+        unmeasured = [task for task in tasks if task not in new[method]]
+        against += [f"{title}: {task} was measured in {label}, but not here." for task in unmeasured]
+        changed = [t for t in tasks if t not in unmeasured and _test(candidate, t) != _test(current, t)]
+        notes += [f"{title}: {task} has other test images than {label}: not compared." for task in changed]
+        compared = [task for task in tasks if task not in unmeasured and task not in changed]
+        falls = [t for t in compared if old[method][t] - new[method][t] > gate.max_drop + _ROUNDING]
+        points = f"more than {100 * gate.max_drop:.2f} points"
+        for task in falls:
+            change = f"from {100 * old[method][task]:.2f} % in {label} to {100 * new[method][task]:.2f} %"
+            against.append(f"{title}: {task} falls {change}, by {points}.")
+        if compared and not falls:
+            notes.append(f"{title}: none of {len(compared)} tasks falls by {points} against {label}.")
     return against, notes
 
 
@@ -158,5 +143,5 @@ def _tasks(manifest: Manifest) -> dict[str, Any]:
     return found
 
 
-def _test(task: dict[str, Any]) -> Any:
-    return (task.get("test") or {}).get("sha256")
+def _test(manifest: Manifest, task: str) -> Any:
+    return (_tasks(manifest)[task].get("test") or {}).get("sha256")

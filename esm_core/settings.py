@@ -1,4 +1,4 @@
-"""The settings of the merge method, whose defaults are the published ones, of its experts, and of promotion."""
+"""The settings of the merge method (defaults: the published ones), of its experts, and of promotion."""
 
 from typing import Annotated, Literal, Self
 

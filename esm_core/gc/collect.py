@@ -153,9 +153,7 @@ def _store_paths(manifest: Manifest, label: str) -> tuple[list[str], list[str]]:
         return [_key(path) for path in manifest["store_paths"]], []
     tasks = manifest.get("inputs", {}).get("tasks", {}).values()
     shifts = [f"shifts/{task['proxies']['shifts']}" for task in tasks if "shifts" in task.get("proxies", {})]
-    note = (
-        f"{label} does not say what it was made from (an older esmerge): of its stages only shifts are kept."
-    )
+    note = f"{label} does not say what it was made from (an older esmerge): only its shifts are kept."
     return shifts, [note] if shifts else []
 
 

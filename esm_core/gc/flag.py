@@ -84,8 +84,8 @@ def raised_flag(store: Location) -> Iterator[Raised]:
         flag = read_flag(store)
         if flag is None or flag.is_fresh():
             raise EsmergeError(
-                f"{_place(store)}: another gc is running in this store. Wait until it is done; if it was killed, "
-                f"its flag is void {STALE.total_seconds() / 60:.0f} minutes after that."
+                f"{_place(store)}: another gc is running in this store. Wait until it is done; if it was "
+                f"killed, its flag is void {STALE.total_seconds() / 60:.0f} minutes after that."
             )
         log.info("taking over from a gc that died")
     # Written over a stale one, not deleted and made anew: there is no moment without a flag.

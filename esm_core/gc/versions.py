@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from esm_core.artifacts import MANIFEST, Manifest, open_version
 from esm_core.channel_log import Entry, channel_names, read_log
@@ -76,12 +77,10 @@ def _last_current(
 ) -> dict[int, datetime]:
     """When each version was last the latest one, or one that a channel pointed to: it may still be read."""
     published = {n: files[n][f"{version_label(n)}/{MANIFEST}"][1] for n in committed}
-    last = {
-        n: max(published[n], published[after]) for n, after in zip(committed, committed[1:], strict=False)
-    }
+    last = {n: max(published[n], published[after]) for n, after in pairwise(committed)}
     last |= {n: published[n] for n in committed[-1:]}
     for entries in logs.values():
-        for entry, after in zip(entries, entries[1:], strict=False):
+        for entry, after in pairwise(entries):
             if entry.version in last:
                 last[entry.version] = max(last[entry.version], after.time)
     return last
