@@ -25,6 +25,7 @@ from esm_core.experts.places import routed_folder
 from esm_core.experts.version import EXPERTS_FOLDER
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
+from esm_core.reachable import reachable
 from esm_core.routing.assemble import expert_facts
 from esm_core.run_record import StageRecord
 from esm_core.stages import read_marker
@@ -69,6 +70,11 @@ def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] =
     stages : sequence of StageRecord
         What the run did so far.
 
+    Returns
+    -------
+    Version
+        The new version; or the latest, where another run has published the same meanwhile.
+
     Raises
     ------
     IntegrityError
@@ -91,7 +97,8 @@ def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] =
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None
             files[f"heads/{task.name}.safetensors"] = _head_writer(task.spec.head, task.facts.head_sha256)
-    return publish_version(plan.store, plan.recipe.name, files, content)
+    current = up_to_date(plan)
+    return current or publish_version(plan.store, plan.recipe.name, files, content)
 
 
 def _head_writer(url: str, sha256: str) -> Writer:
@@ -159,6 +166,7 @@ def _manifest(plan: Plan, metrics: dict[str, Any], facts: dict[str, Any], parent
         "layer_scales": facts["layer_scales"],
         "experts": expert_facts(plan) if plan.recipe.experts is not None else None,
         "metrics": metrics,
+        "store_paths": reachable(plan),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return dict(json.loads(json.dumps(manifest)))

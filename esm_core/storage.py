@@ -18,6 +18,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import IO
 
 import fsspec
@@ -251,13 +252,20 @@ class Location:
         with storage_errors(self, "delete"), contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path, recursive=True)
 
-    def total_bytes(self) -> int:
-        """Bytes of the file, or of all files below the folder; 0 where there is none."""
+    def entries(self) -> dict[str, tuple[int, datetime]]:
+        """Relative path → bytes and time of the last change, for every file below this folder."""
         with storage_errors(self, "list"):
-            try:
-                return int(self.fs.du(self.path))
-            except FileNotFoundError:
-                return 0
+            prefix = self.path.rstrip("/") + "/"
+            found = self.fs.find(self.path, detail=True)
+        changed = {path: facts.get("mtime", facts.get("LastModified")) for path, facts in found.items()}
+        return {
+            path[len(prefix) :]: (
+                int(found[path]["size"]),
+                time if isinstance(time, datetime) else datetime.fromtimestamp(time, UTC),
+            )
+            for path, time in changed.items()
+            if path.startswith(prefix) and not path.endswith("/")
+        }
 
 
 def _normal(scheme: str, root: str, path: str) -> str:

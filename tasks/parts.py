@@ -22,7 +22,7 @@ def do_part(done: str, what: str, folder: Location, work: Callable[[], object]) 
     """
     started, reused = time.monotonic(), is_complete(folder)
     work()
-    size = folder.total_bytes()
+    size = sum(size for size, _ in folder.entries().values())
     if reused:
         log.info("reused %s", what)
     else:
