@@ -14,7 +14,7 @@ from esm_core.plan import load_plan
 from esm_core.plan_page import plan_page
 from esm_core.publish import up_to_date
 from esm_core.recipe import Recipe
-from esm_core.recipe_file import load_recipe
+from esm_core.registry import load_resolved
 from flows.alpha_search import search_alpha
 from flows.experts import build_experts
 from flows.runner import check_workers, gpu_workers, task_runner
@@ -59,7 +59,7 @@ def merge(
     str
         URL of the published version; empty for a dry run.
     """
-    loaded = override(load_recipe(recipe), alpha, rank, experts)
+    loaded = override(load_resolved(recipe), alpha, rank, experts)
     if dry_run:
         show_page(loaded.name, "dry-run", tasks.preview_merge(loaded))
         return ""

@@ -7,7 +7,7 @@ from typing import Literal
 from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
@@ -24,9 +24,12 @@ Decision = Literal["start", "under way", "given up"]
 
 
 @task(name="look", **OPTIONS)
-def look_at(recipe: str) -> Sight:
+def look_at(recipe: str) -> Sight | None:
     """What a merge of the recipe would read, beside what the newest version was made from."""
     sight = look(recipe)
+    if sight is None:
+        log.info("the registry holds fewer than two fine-tunes: there is nothing to merge yet")
+        return None
     for change in sight.changes:
         log.info("%s: %s", sight.name, change)
     if sight.current:
@@ -89,6 +92,7 @@ def start_merge(deployment: str, recipe: str, inputs: str) -> str:
             f"There is no deployment {deployment} on this Prefect server. Register it with: prefect deploy "
             "--all --prefect-file deployments/prefect.yaml"
         ) from error
+    assert isinstance(run, FlowRun)
     return f"started {run.name}"
 
 
