@@ -1,6 +1,5 @@
 """The merge flow: survey, inspect, plan, collect, merge layers, choose α, finish, publish."""
 
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from prefect import flow, runtime, unmapped
@@ -21,11 +20,11 @@ from flows.runner import check_workers, gpu_workers, task_runner
 from flows.show import show_page, show_version
 from flows.stages import Stages
 from tasks import merge as tasks
+from tasks.options import merge_run_name
 
 
 def _run_name() -> str:
-    """``merge-pets`` for ``s3://bucket/recipes/pets.yaml``, numbered apart by the time Prefect shows."""
-    return f"merge-{PurePosixPath(str(runtime.flow_run.parameters['recipe'])).stem}"
+    return merge_run_name(str(runtime.flow_run.parameters["recipe"]))
 
 
 @flow(name="merge", flow_run_name=_run_name, persist_result=False, task_runner=task_runner())
