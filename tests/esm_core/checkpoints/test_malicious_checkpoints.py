@@ -50,9 +50,7 @@ def headers() -> dict[str, bytes | dict[str, Any]]:
         "overflowing offsets": {"a": tensor(2**64 - 8, 2**64)},
         "overflowing shape": {"a": tensor(0, 16, [2**32, 2**32, 4])},
         "zero times huge": {"a": tensor(0, 0, [0, 2**63])},
-        "a number of 5000 digits": b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}',
-        + b"9" * 5000
-        + b'],"data_offsets":[0,16]}}',
+        "5000 digits": b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}',
         "floats": {"a": tensor(0.0, 16.0, [4.0])},
         "infinity": b'{"a":{"dtype":"F32","shape":[Infinity],"data_offsets":[0,16]}}',
         "booleans": {"a": tensor(False, True, [True])},

@@ -58,7 +58,6 @@ def bombs() -> dict[str, bytes]:
         "screen.gif": b"GIF89a" + frame + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x00;",
         "plain.ppm": b"P6 50000 50000 255\n" + bytes(1000),
         "plain.bmp": b"BM" + struct.pack("<IHHIIiiHH", 1000, 0, 0, 54, 40, 50_000, 50_000, 1, 24) + bytes(24),
-        + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, 50_000, 50_000, 1, 24, *(0,) * 6),
         "frame.jpg": jpeg.getvalue()[: start + 5] + b"\xff\xff\xff\xff" + jpeg.getvalue()[start + 9 :],
     }
 
