@@ -106,7 +106,7 @@ def wait_for_collection(store: Location, poll_seconds: float = 1.0) -> None:
     first = read_flag(store)
     if first is None or not first.is_fresh():
         return
-    log.info("waiting for gc to finish in %s", store)
+    log.warning("waiting for gc to finish in %s", store)
     flag: Flag | None = first
     while flag is not None and flag.id == first.id and flag.is_fresh():
         time.sleep(poll_seconds)
