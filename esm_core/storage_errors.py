@@ -55,6 +55,7 @@ _REMEDIES = {
     "InvalidAccessKeyId": "The server does not know the access key: check AWS_ACCESS_KEY_ID or the profile.",
     "InvalidToken": "The session token is wrong: get new temporary credentials, or unset AWS_SESSION_TOKEN.",
     "NoSuchBucket": "Create the bucket, or correct its name; check AWS_ENDPOINT_URL too.",
+    "PreconditionFailed": "It was replaced while it was read; run again when nobody writes it.",
     "RequestTimeTooSkewed": "Correct the clock of this machine.",
     "SignatureDoesNotMatch": "The secret key is wrong: check AWS_SECRET_ACCESS_KEY or the profile.",
     "TokenRefreshRequired": "The session has expired: get new temporary credentials and run again.",

@@ -39,6 +39,18 @@ class SteadyS3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     retries = 1  # each layer's repetitions multiply the other's; botocore does it
 
+    async def _call_s3(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        # An error whose text breaks off is beyond botocore, which reads it after it has decided.
+        once = "IfNoneMatch" in keywords  # then a repetition would meet what the first one made
+        for attempt in range(1, BODY_ATTEMPTS + 1):
+            try:
+                return await super()._call_s3(method, *arguments, **keywords)
+            except BodyError:
+                if once or attempt == BODY_ATTEMPTS:
+                    raise
+            await _pause(attempt)
+        raise AssertionError("unreachable")
+
     async def _cat_file(
         self,
         path: str,
@@ -57,22 +69,25 @@ class SteadyS3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         if etag is not None:
             request["IfMatch"] = etag
         for attempt in range(1, BODY_ATTEMPTS + 1):
-            answer = await self._call_s3("get_object", **request)
-            size = answer["ContentLength"]
-            if "Range" not in request and size > 2 * PART_BYTES:
-                answer["Body"].close()
-                return await self._cat_parts(path, size, answer["ETag"])
+            body = None
             try:
-                data: bytes = await answer["Body"].read()
+                answer = await super()._call_s3("get_object", **request)
+                size, body = answer["ContentLength"], answer["Body"]
+                if "Range" not in request and size > 2 * PART_BYTES:
+                    return await self._cat_parts(path, size, answer["ETag"])
+                data: bytes = await body.read()
                 if len(data) == size and _is_range(answer, start, end):
                     return data
                 raise ConnectionError(f"{len(data)} bytes came of {size}")
-            except (BodyError, HTTPClientError, ConnectionError, TimeoutError):
-                if attempt == BODY_ATTEMPTS:
+            except (BodyError, HTTPClientError, ConnectionError, TimeoutError) as error:
+                # botocore has been patient already with requests that nothing came of.
+                given_up = body is None and not isinstance(error, BodyError)
+                if given_up or attempt == BODY_ATTEMPTS:
                     raise
             finally:
-                answer["Body"].close()
-            await asyncio.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311  jitter
+                if body is not None:
+                    body.close()
+            await _pause(attempt)
         raise AssertionError("unreachable")
 
     async def _cat_parts(self, path: str, size: int, etag: str) -> bytes:
@@ -87,6 +102,10 @@ class SteadyS3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
         await asyncio.gather(*(part(start) for start in starts))
         return bytes(whole)
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311  jitter, no secret
 
 
 def filesystem(asynchronous: bool = False) -> SteadyS3:

@@ -5,6 +5,7 @@ on), so what the server stores is what clients sent.
 """
 
 import asyncio
+import io
 import random
 import socket
 import struct
@@ -99,23 +100,31 @@ class FaultyProxy:
             return self._reset(request, "down")
         if operation in faults.refused or "*" in faults.refused:
             self.injected["refused"] += 1
-            await request.read()
             return _error(403, faults.refusal, "Access Denied." + faults.refusal_extra, request.method)
         fault = self._draw(operation)
         if fault:
             self.injected[fault] += 1
         if fault == "reset_before":
             return self._reset(request, "")
-        body = await request.read()
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # type: ignore[attr-defined]
+        body = await request.content.read()  # request.read() refuses large ones
         if fault == "error_500":
             return _error(500, "InternalError", "We encountered an internal error.", request.method)
         if fault == "slow_down":
             return _error(503, "SlowDown", "Please reduce your request rate.", request.method)
         if fault == "stall":
             await asyncio.sleep(faults.stall_seconds)
+        headers = {name: value for name, value in request.headers.items() if name != "Expect"}
+        headers["Content-Length"] = str(len(body))
         url = URL(self.upstream + request.raw_path, encoded=True)
         async with self._client.request(
-            request.method, url, headers=request.headers, data=body or None, allow_redirects=False
+            request.method,
+            url,
+            headers=headers,
+            data=io.BytesIO(body) if body else None,
+            allow_redirects=False,
         ) as answer:
             data = await answer.read()
             headers = {k: v for k, v in answer.headers.items() if k not in ("Transfer-Encoding", "Date")}
