@@ -74,7 +74,8 @@ class Location:
             raise InputError(f"{shown} is not supported; use a path, file:// or s3://.")
         root, _, path = rest.partition("/")
         # A secret may hold a slash, so that the @ comes after what looks like the bucket.
-        if "@" in root or (scheme == "s3" and ("?" in rest or (":" in root and "@" in path))):
+        signed = scheme == "s3" and "?" in rest
+        if "@" in root or (":" in root and "@" in path) or signed:
             raise InputError(
                 f"The {scheme}:// URL carries credentials or a query; remove them and use the AWS "
                 "environment variables or a profile."
@@ -88,7 +89,7 @@ class Location:
 
     def __truediv__(self, part: str) -> "Location":
         """What is below this place; :class:`InputError` for a part that leads out of it."""
-        if ".." in part.split("/") or "\0" in part:
+        if {".", ".."} & set(part.split("/")) or "\0" in part:
             raise InputError(f"{self}: {part!r} would lead out of this folder.")
         return Location(f"{self.url}/{part.strip('/')}")
 

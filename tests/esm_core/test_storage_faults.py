@@ -264,7 +264,7 @@ def test_an_object_replaced_while_it_is_read_is_never_mixed(bucket: Location) ->
     with place.open() as stream:
         stream.read(10)
         place.write_bytes(bytes(20 * MIB))
-        with pytest.raises(InputError, match="file: .* replaced while it was read"):
+        with pytest.raises(InputError, match=r"file: .* replaced while it was read"):
             stream.read()
 
 
