@@ -122,7 +122,7 @@ def test_no_planted_credential_is_left_anywhere(
     def run(name: str, code: int, recipe: object, **changes: str) -> None:
         command = [sys.executable, "-m", "esmerge", "merge", str(recipe), "--workers", "2"]
         outcome = subprocess.run(
-            command, env=verbose(**common, **changes), cwd=tmp_path, capture_output=True, check=False
+            command, env=verbose(**(common | changes)), cwd=tmp_path, capture_output=True, check=False
         )
         said[name] = outcome.stdout + outcome.stderr
         assert outcome.returncode == code, outcome.stderr.decode()[-3000:]

@@ -36,8 +36,9 @@ def on_s3(world: World, bucket: Location) -> Location:
 
 
 @pytest.fixture
-def landed(world: World, s3: S3Server, esmerge: Command) -> tuple[Location, str]:
+def landed(make_world: Callable[..., World], s3: S3Server, esmerge: Command) -> tuple[Location, str]:
     """A recipe on S3 and the sha256 of the model that an undisturbed local merge makes of it."""
+    world = make_world("world", test=False)
     bucket = s3.bucket()
     recipe = on_s3(world, bucket)
     assert esmerge("merge", world.recipe_path).code == 0
@@ -70,7 +71,7 @@ def test_a_merge_completes_with_the_same_model(
     recipe, digest = landed
     faulty_s3.reset_counts()
     faulty_s3.faults = faults
-    outcome = esmerge("merge", recipe)
+    outcome = esmerge("merge", recipe, "--workers", "4")  # most of them wait
     assert outcome.code == 0, outcome.err
     assert faulty_s3.injected.total() >= 3
     print(f"{faulty_s3.requests.total()} requests, {dict(faulty_s3.injected)}")
