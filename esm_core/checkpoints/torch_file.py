@@ -5,6 +5,7 @@ import os
 import pickle
 import pickletools
 import re
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -134,8 +135,8 @@ def local_copy(location: Location) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="esmerge-") as folder:
         path = os.path.join(folder, "checkpoint")
-        with storage_errors(location, "read"):
-            location.fs.get_file(location.path, path)
+        with location.open() as original, storage_errors(path, "write"), open(path, "wb") as copy:
+            shutil.copyfileobj(original, copy, 8 * 1024**2)
         yield path
 
 
