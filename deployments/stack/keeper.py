@@ -1,7 +1,8 @@
 """Ends what a stack started once the stack is gone, however it went.
 
-``python -m deployments.stack.keeper MARK`` waits until its standard input closes, which a SIGKILL of the stack does too, and kills every process that
-carries the stack's mark in its environment: the parts, and what they started in turn.
+``python -m deployments.stack.keeper MARK`` waits until its standard input closes, which a SIGKILL of the
+stack does too, and kills every process that carries the mark in its environment: the parts, and what they
+started in turn.
 """
 
 import contextlib

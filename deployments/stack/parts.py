@@ -1,15 +1,13 @@
 """What the stack consists of: one command, one address and one sign of life per part."""
 
-import json
 import shutil
 import socket
 import sys
 import sysconfig
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from deployments.stack.http import ask
 from deployments.stack.layout import Layout
 from deployments.stack.processes import Part
 from esm_core.errors import InputError
@@ -75,7 +73,7 @@ def prefect_server_part(layout: Layout) -> Part:
         "prefect server",
         command,
         f"{layout.url('prefect')}/v2",
-        lambda: _get(health) is True,
+        lambda: ask(health) is True,
         environment,
         restarts=True,
     )
@@ -109,7 +107,7 @@ def _worker(layout: Layout, name: str) -> Part:
     counts = f"{layout.url('dask dashboard')}/json/counts.json"
     address = f"tcp://{layout.address(name)}" + (", offers GPU=1" if resources else "")
     # Started one after the other: the count says that this one has come.
-    ready: Callable[[], bool] = lambda: int(_get(counts)["workers"]) >= wanted  # noqa: E731
+    ready: Callable[[], bool] = lambda: int(ask(counts)["workers"]) >= wanted  # noqa: E731
     return Part(f"dask {name}", command, address, ready, {}, restarts=True)
 
 
@@ -119,7 +117,7 @@ def prefect_worker_part(layout: Layout) -> Part:
     url = f"{layout.url('prefect')}/api/work_pools/{POOL}/workers/filter"
 
     def ready() -> bool:
-        return any(w["name"] == PREFECT_WORKER and w["status"] == "ONLINE" for w in _get(url, {}))
+        return any(w["name"] == PREFECT_WORKER and w["status"] == "ONLINE" for w in ask(url, {}))
 
     return Part("prefect worker", command, f"work pool {POOL}", ready, {}, restarts=True)
 
@@ -127,11 +125,3 @@ def prefect_worker_part(layout: Layout) -> Part:
 def _listens(layout: Layout, name: str) -> bool:
     with socket.create_connection((layout.host, layout.port(name)), timeout=1):
         return True
-
-
-def _get(url: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON that a part answers with; ``OSError`` where it does not."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  http on the stack's own host
-        return json.loads(answer.read())
