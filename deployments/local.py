@@ -32,7 +32,7 @@ def configure_environment() -> None:
 
 
 def run_merge(recipe: str, workers: int) -> str:
-    """Run the flow with ``workers`` tasks at a time; returns the URL of the version.
+    """Run the flow where the environment says, with ``workers`` threads if here; returns the version's URL.
 
     Raises
     ------
@@ -40,12 +40,11 @@ def run_merge(recipe: str, workers: int) -> str:
         What the flow raised, or that Prefect could not run it.
     """
     configure_environment()
-    from prefect.task_runners import ThreadPoolTaskRunner
-
     from esm_core.errors import EsmergeError
     from flows.merge import merge
+    from flows.runner import task_runner
 
-    runner: Any = ThreadPoolTaskRunner(max_workers=workers)
+    runner: Any = task_runner(workers)
     try:
         url: str = merge.with_options(task_runner=runner)(recipe)
     except EsmergeError:

@@ -6,14 +6,15 @@ file's size and sha256. ``latest`` is the highest version with a manifest: deriv
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from esm_core.errors import InputError, IntegrityError
-from esm_core.recipe import check_name
+from esm_core.channel_log import channel_names, last_entry
+from esm_core.claims import claim_number, claimed_numbers, version_label
+from esm_core.errors import EsmergeError, InputError, IntegrityError
+from esm_core.names import check_channel, check_name, parse_version
 from esm_core.stages import FORMAT, canonical_json, check_format
 from esm_core.storage import Location
 from esm_core.store import check_store
@@ -22,6 +23,7 @@ MANIFEST = "manifest.json"
 
 Manifest = dict[str, Any]
 Writer = Callable[[IO[bytes]], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,6 @@ class Version:
         return version_label(self.number)
 
 
-def version_label(number: int) -> str:
-    return f"v{number:06d}"
-
-
 def artifact_folder(store: Location, name: str) -> Location:
     """Where the versions of ``name`` are; :class:`InputError` for a name that could leave its folder."""
     try:
@@ -53,7 +51,7 @@ def version_numbers(store: Location, name: str) -> list[int]:
     """Numbers of the committed versions, ascending."""
     check_store(store)
     folder = artifact_folder(store, name)
-    return [n for n in _claimed(folder) if (folder / version_label(n) / MANIFEST).is_file()]
+    return [n for n in claimed_numbers(folder) if _committed(folder, n)]
 
 
 def open_version(store: Location, name: str, version: str | int = "latest") -> Version:
@@ -62,30 +60,41 @@ def open_version(store: Location, name: str, version: str | int = "latest") -> V
     Parameters
     ----------
     version : str or int
-        ``latest``, a number, or a label such as ``v000012``.
+        ``latest``, a number, a label such as ``v000012``, or a channel such as ``stable``.
 
     Raises
     ------
     InputError
-        No such artifact or version.
+        No such artifact, version or channel.
     IntegrityError
         The manifest is damaged or of a newer format.
     """
     check_store(store)
     folder = artifact_folder(store, name)
     if str(version) == "latest":
-        number = next((n for n in reversed(_claimed(folder)) if _committed(folder, n)), None)
-        if number is None:
-            raise InputError(f"{folder}: has no published version. See the names with: ls {folder.parent}")
-    else:
-        match = re.fullmatch(r"v?0*(\d+)", str(version))
-        if match is None:
-            raise InputError(f"{version!r} is not a version: use latest, a number, or a label like v000012.")
-        number = int(match[1])
-        if not _committed(folder, number):
-            raise InputError(f"{folder}: has no published version {version_label(number)}.")
-    location = folder / version_label(number)
-    return Version(location, number, _read_manifest(location / MANIFEST))
+        return _open_latest(folder)
+    number, pointing = parse_version(str(version)), ""
+    if number is None:
+        number, pointing = _channel_version(folder, str(version)), f", where channel {version} points"
+    if not _committed(folder, number):
+        raise InputError(f"{folder}: has no published version {version_label(number)}{pointing}.")
+    return _open(folder, number)
+
+
+def read_version(store: Location, name: str, version: str | int, read: Callable[[Version], T]) -> T:
+    """What ``read`` makes of a version that :func:`open_version` finds.
+
+    Where ``latest`` or a channel moved on and the garbage collector took the version while it was read,
+    the one that is meant by now is read instead.
+    """
+    while True:
+        found = open_version(store, name, version)
+        try:
+            return read(found)
+        except InputError:
+            collected = not (found.folder / MANIFEST).is_file()
+            if parse_version(str(version)) is not None or not collected:
+                raise
 
 
 def publish_version(
@@ -103,10 +112,14 @@ def publish_version(
     -----
     Concurrent publishers each get a number of their own. A publisher that dies leaves a claimed number
     without manifest, which no reader sees.
+
+    Raises
+    ------
+    EsmergeError
+        Publishing took so long that the garbage collector took the number. Nothing is committed then.
     """
-    folder = artifact_folder(store, name)
-    number = _claim(folder)
-    location = folder / version_label(number)
+    claim = claim_number(artifact_folder(store, name))
+    location = claim.folder
     written = {}
     for path in sorted(files):
         with (location / path).writer() as stream:
@@ -116,14 +129,19 @@ def publish_version(
     manifest = {
         "format": FORMAT,
         "name": name,
-        "version": number,
+        "version": claim.number,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **content,
         "files": written,
     }
+    if not claim.is_held():
+        raise EsmergeError(
+            f"{location}: was not published: gc took it for abandoned, since it was claimed long ago and had "
+            "no manifest. Run again; it gets the next number."
+        )
     if not (location / MANIFEST).create(_render(manifest)):
         raise IntegrityError(f"{location}: was committed by someone else; run again.")
-    return Version(location, number, manifest)
+    return Version(location, claim.number, manifest)
 
 
 def verify_version(version: Version) -> None:
@@ -189,27 +207,43 @@ class _HashingStream:
         return self._stream.write(data)
 
 
-def _claimed(folder: Location) -> list[int]:
-    return sorted(int(n[1:]) for n in folder.children() if re.fullmatch(r"v\d{6,}", n))
-
-
 def _committed(folder: Location, number: int) -> bool:
     return (folder / version_label(number) / MANIFEST).is_file()
 
 
-def _claim(folder: Location) -> int:
-    number = max(_claimed(folder), default=0)
-    for candidate in _counting(number + 1):
-        claim = canonical_json({"format": FORMAT, "claimed": datetime.now(UTC).isoformat()})
-        if (folder / version_label(candidate) / "claim.json").create(claim):
-            return candidate
-    raise AssertionError("unreachable")
+def _open(folder: Location, number: int) -> Version:
+    location = folder / version_label(number)
+    return Version(location, number, _read_manifest(location / MANIFEST))
 
 
-def _counting(start: int) -> Iterator[int]:
+def _open_latest(folder: Location) -> Version:
+    claimed = claimed_numbers(folder)
     while True:
-        yield start
-        start += 1
+        for number in reversed(claimed):
+            if _committed(folder, number):
+                try:
+                    return _open(folder, number)
+                except InputError:
+                    if _committed(folder, number):
+                        raise
+        # Versions come and go while they are looked through: only an unchanged listing says there is none.
+        listed, claimed = claimed, claimed_numbers(folder)
+        if claimed == listed:
+            raise InputError(f"{folder}: has no published version. See the names with: ls {folder.parent}")
+
+
+def _channel_version(folder: Location, channel: str) -> int:
+    try:
+        entry = last_entry(folder, check_channel(channel))
+    except ValueError:
+        entry = None
+    if entry is not None:
+        return entry.version
+    known = channel_names(folder)
+    raise InputError(
+        f"{channel!r} is not a version of {folder.name}, and not one of its channels "
+        f"({', '.join(known) or 'it has none'}): use latest, a number, a label like v000012, or a channel."
+    )
 
 
 def _render(manifest: Manifest) -> bytes:

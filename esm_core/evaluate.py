@@ -67,7 +67,7 @@ def evaluate(plan: Plan, job: EvaluationJob) -> None:
     InputError
         Test images that are unreadable, unlabelled, or labelled beyond the head.
     """
-    folders = {name: plan.evaluation(_identity(plan, job), name) for name in job.tasks}
+    folders = {name: evaluation_file(plan, job, name) for name in job.tasks}
     todo = [name for name, folder in folders.items() if not folder.is_file()]
     if not todo:
         return
@@ -102,12 +102,17 @@ def _count_routed(plan: Plan, tower: nn.Module, name: str) -> dict[str, Any]:
     return {**facts, "chosen": chosen}
 
 
+def evaluation_file(plan: Plan, job: EvaluationJob, name: str) -> Location:
+    """Where the accuracy of a job's model on one of its tasks is kept."""
+    return plan.evaluation(_identity(plan, job), name)
+
+
 def accuracy(plan: Plan) -> Accuracy:
     """``accuracy[method][task]`` as fractions, from the evaluations that are done."""
     table: Accuracy = {}
     for job in evaluation_jobs(plan):
         for name in job.tasks:
-            facts = read_versioned(plan.evaluation(_identity(plan, job), name), "facts")
+            facts = read_versioned(evaluation_file(plan, job, name), "facts")
             table.setdefault(job.method, {})[name] = facts["correct"] / facts["total"]
     return table
 
@@ -120,7 +125,7 @@ def routing(plan: Plan) -> dict[str, dict[str, dict[str, int]]]:
     table: dict[str, dict[str, dict[str, int]]] = {}
     for job in evaluation_jobs(plan):
         for name in job.tasks if job.method == "esm_pp_route" else ():
-            facts = read_versioned(plan.evaluation(_identity(plan, job), name), "facts")
+            facts = read_versioned(evaluation_file(plan, job, name), "facts")
             for layer, chosen in facts["chosen"].items():
                 table.setdefault(layer, {})[name] = chosen
     return table

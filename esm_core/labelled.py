@@ -58,13 +58,18 @@ def _head(plan: Plan, name: str) -> dict[str, Tensor]:
     if spec.zero_shot is None:
         assert spec.head is not None
         return linear_head(spec.head)
-    identity = {"head": plan.head_identity(name), "model_cfg": plan.architecture.model_cfg}
-    kept = plan.store / "zero-shot" / f"{digest_of('zero-shot', identity)}.safetensors"
+    kept = zero_shot_file(plan, name)
     if not kept.is_file():
         head = _zero_shot_head(plan, spec.zero_shot)
         infos = {key: TensorInfo(tuple(tensor.shape), tensor.dtype) for key, tensor in head.items()}
         write_safetensors(kept, infos, head.__getitem__)
     return linear_head(kept.url)
+
+
+def zero_shot_file(plan: Plan, name: str) -> Location:
+    """Where the head that is made of a task's class names is kept."""
+    identity = {"head": plan.head_identity(name), "model_cfg": plan.architecture.model_cfg}
+    return plan.store / "zero-shot" / f"{digest_of('zero-shot', identity)}.safetensors"
 
 
 def _zero_shot_head(plan: Plan, spec: ZeroShotSpec) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from esm_core.architecture import CONFIG_NAME, Architecture, full_model, preprocess
-from esm_core.artifacts import Manifest, open_version, read_verified
+from esm_core.artifacts import Manifest, Version, read_verified, read_version
 from esm_core.experts.version import EXPERTS_FOLDER, version_experts
 from esm_core.routing import RoutedTower
 from esm_core.static import WEIGHTS_NAME
@@ -46,7 +46,7 @@ def load(
     name : str
         Artifact name.
     version : str or int
-        ``latest``, a number, or a label such as ``v000012``.
+        ``latest``, a number, a label such as ``v000012``, or a channel such as ``stable``.
     experts : bool
         Every image finds its own expert (ESM++): ``model.visual`` is a routed tower, whose modes are in
         :mod:`esm_core.routing`. Without, the static model.
@@ -58,13 +58,16 @@ def load(
     IntegrityError
         A file differs from what was published; the message names it.
     """
-    found = open_version(Location.parse(fspath(store)), name, version)
+    return read_version(Location.parse(fspath(store)), name, version, lambda found: _load(found, experts))
+
+
+def _load(found: Version, experts: bool) -> LoadedModel:
     weights = f"model/{WEIGHTS_NAME}"
     # Experts are as large as the model: they are read where they are asked for.
     small = [p for p in found.manifest["files"] if p != weights and not p.startswith(f"{EXPERTS_FOLDER}/")]
     files = {path: read_verified(found, path) for path in small}
     config = json.loads(files[f"model/{CONFIG_NAME}"])
-    architecture = Architecture(name=name, **config)
+    architecture = Architecture(name=found.manifest["name"], **config)
     model = full_model(architecture, load_safetensors(read_verified(found, weights)))
     if experts:
         model.visual = RoutedTower(model.visual, version_experts(found))

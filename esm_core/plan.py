@@ -267,10 +267,15 @@ def _rule(weight: str, info: TensorInfo) -> Rule:
 
 def save_plan(plan: Plan) -> str:
     """Keep a plan in its store, under its own digest; returns the URL that tasks are given."""
-    content = plan.model_dump_json().encode()
-    location = plan.store / "plans" / f"{hashlib.sha256(content).hexdigest()}.json"
-    location.write_bytes(content)
+    location = plan_file(plan)
+    location.write_bytes(plan.model_dump_json().encode())
     return location.url
+
+
+def plan_file(plan: Plan) -> Location:
+    """Where :func:`save_plan` keeps a plan."""
+    digest = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
+    return plan.store / "plans" / f"{digest}.json"
 
 
 def load_plan(url: str) -> Plan:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from safetensors.torch import save
@@ -24,7 +25,9 @@ from esm_core.experts.places import routed_folder
 from esm_core.experts.version import EXPERTS_FOLDER
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
+from esm_core.reachable import reachable
 from esm_core.routing.assemble import expert_facts
+from esm_core.run_record import StageRecord
 from esm_core.stages import read_marker
 from esm_core.static import WEIGHTS_NAME, static_facts
 from esm_core.storage import Location
@@ -57,13 +60,20 @@ def up_to_date(plan: Plan) -> Version | None:
     return version
 
 
-def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
+def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] = ()) -> Version:
     """Publish the merged checkpoint, experts, heads and the model card; commit with the manifest.
 
     Parameters
     ----------
     metrics : dict
         What was measured, JSON values.
+    stages : sequence of StageRecord
+        What the run did so far.
+
+    Returns
+    -------
+    Version
+        The new version; or the latest, where another run has published the same meanwhile.
 
     Raises
     ------
@@ -73,6 +83,7 @@ def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
     facts = static_facts(plan)
     previous = version_numbers(plan.store, plan.recipe.name)
     content = _manifest(plan, metrics, facts, previous[-1] if previous else None)
+    content["run"] = {"stages": [stage.model_dump() for stage in stages]}
     files: dict[str, Writer] = {
         f"model/{WEIGHTS_NAME}": _checked_copy(plan.static_folder / WEIGHTS_NAME, facts["sha256"]),
         f"model/{CONFIG_NAME}": copy_writer(plan.static_folder / CONFIG_NAME),
@@ -86,7 +97,8 @@ def publish(plan: Plan, metrics: dict[str, Any]) -> Version:
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None
             files[f"heads/{task.name}.safetensors"] = _head_writer(task.spec.head, task.facts.head_sha256)
-    return publish_version(plan.store, plan.recipe.name, files, content)
+    current = up_to_date(plan)
+    return current or publish_version(plan.store, plan.recipe.name, files, content)
 
 
 def _head_writer(url: str, sha256: str) -> Writer:
@@ -154,6 +166,7 @@ def _manifest(plan: Plan, metrics: dict[str, Any], facts: dict[str, Any], parent
         "layer_scales": facts["layer_scales"],
         "experts": expert_facts(plan) if plan.recipe.experts is not None else None,
         "metrics": metrics,
+        "store_paths": reachable(plan),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return dict(json.loads(json.dumps(manifest)))

@@ -15,23 +15,14 @@ from pydantic import (
 )
 
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
-from esm_core.settings import ExpertSettings, MergeSettings
-
-NAME_RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, without '..'"
+from esm_core.names import check_name as check_name
+from esm_core.settings import ExpertSettings, GateSettings, MergeSettings
 
 Activation = Literal["gelu", "quick_gelu"]
 Method = Literal["average", "task_arithmetic", "tsv_m", "iso_c"]
 AlphaSearch = Literal["label_free", "validation"]
 
 MAX_ALPHA = 4.0
-
-
-def check_name(name: str) -> str:
-    """``name`` itself, or ``ValueError`` where it could leave its folder or confuse a shell."""
-    plain = name.replace(".", "a").replace("_", "a").replace("-", "a")
-    if not (name[:1].isalnum() and plain.isascii() and plain.isalnum()) or ".." in name or len(name) > 80:
-        raise ValueError(f"{name!r} is not a usable name: use {NAME_RULE}, at most 80 characters")
-    return name
 
 
 def _check_device(device: str) -> str:
@@ -177,6 +168,9 @@ class Recipe(_Section):
     method: MergeSettings = Field(MergeSettings(), description="Settings of the merge method.")
     experts: ExpertSettings | None = Field(
         None, description="Routed low-rank experts (ESM++); {} for the defaults, unset for none."
+    )
+    promote_if: GateSettings | None = Field(
+        None, description="When a merge promotes its own version to a channel; unset means never."
     )
     collect: CollectSpec = CollectSpec()
     fuse: FuseSpec = FuseSpec()

@@ -1,10 +1,11 @@
-"""The settings of the merge method, whose defaults are the published ones, and of its experts."""
+"""The settings of the merge method (defaults: the published ones), of its experts, and of promotion."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from esm_core.layers import LAYER_KINDS, LayerKind
+from esm_core.names import check_channel
 
 
 class MergeSettings(BaseModel):
@@ -69,3 +70,25 @@ class ExpertSettings(BaseModel):
                 "extras: false or another router"
             )
         return self
+
+
+class GateSettings(BaseModel):
+    """When a merge promotes the version it has published: it is good enough, and nothing got worse."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    channel: Annotated[str, AfterValidator(check_channel)] = Field(
+        "stable", description="The channel that is promoted to."
+    )
+    min_normalized: float = Field(
+        ge=0,
+        le=2,
+        description="Least normalised accuracy (over the expert's, averaged over tasks): 0.85 is 85 %.",
+    )
+    max_drop: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="How much of its accuracy any task may lose against the channel's version: 0.01 is one "
+        "percentage point.",
+    )

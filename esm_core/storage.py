@@ -18,6 +18,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import IO
 
 import fsspec
@@ -250,6 +251,21 @@ class Location:
         """Remove the file or the whole folder; nothing happens where there is none."""
         with storage_errors(self, "delete"), contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path, recursive=True)
+
+    def entries(self) -> dict[str, tuple[int, datetime]]:
+        """Relative path → bytes and time of the last change, for every file below this folder."""
+        with storage_errors(self, "list"):
+            prefix = self.path.rstrip("/") + "/"
+            found = self.fs.find(self.path, detail=True)
+        changed = {path: facts.get("mtime", facts.get("LastModified")) for path, facts in found.items()}
+        return {
+            path[len(prefix) :]: (
+                int(found[path]["size"]),
+                time if isinstance(time, datetime) else datetime.fromtimestamp(time, UTC),
+            )
+            for path, time in changed.items()
+            if path.startswith(prefix) and not path.endswith("/")
+        }
 
 
 def _normal(scheme: str, root: str, path: str) -> str:

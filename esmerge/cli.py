@@ -9,7 +9,7 @@ from deployments.local import configure_environment
 configure_environment()
 
 from esm_core.errors import EsmergeError  # noqa: E402
-from esmerge.commands import files, merging, versions  # noqa: E402
+from esmerge.commands import channels, files, gc, merging, versions  # noqa: E402
 
 app = typer.Typer(
     help="Merge fine-tuned open_clip vision models into one, without training.",
@@ -22,6 +22,10 @@ app.command("merge")(merging.merge_command)
 app.command("versions")(versions.versions_command)
 app.command("show")(versions.show_command)
 app.command("verify")(versions.verify_command)
+app.command("promote")(channels.promote_command)
+app.command("rollback")(channels.rollback_command)
+app.command("channels")(channels.channels_command)
+app.command("gc")(gc.gc_command)
 app.command("export")(files.export_command)
 app.command("convert")(files.convert_command)
 app.command("schema")(merging.schema_command)

@@ -1,19 +1,41 @@
 """The merge flow: survey, inspect, plan, collect, merge layers, choose α, finish, publish."""
 
-from prefect import flow, unmapped
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
+from prefect import flow, runtime, unmapped
+from prefect.futures import PrefectFuture
+
+from esm_core.artifacts import open_version
 from esm_core.evaluate import evaluation_jobs
+from esm_core.overrides import override
 from esm_core.plan import load_plan
+from esm_core.plan_page import plan_page
 from esm_core.publish import up_to_date
+from esm_core.recipe import Recipe
 from esm_core.recipe_file import load_recipe
+from esm_core.storage import Location
 from flows.alpha_search import search_alpha
 from flows.experts import build_experts
-from flows.gather import gather
+from flows.runner import check_workers, gpu_workers, task_runner
+from flows.show import show_page, show_version
+from flows.stages import Stages
 from tasks import merge as tasks
 
 
-@flow(name="merge", persist_result=False)
-def merge(recipe: str) -> str:
+def _run_name() -> str:
+    """``merge-pets`` for ``s3://bucket/recipes/pets.yaml``, numbered apart by the time Prefect shows."""
+    return f"merge-{PurePosixPath(str(runtime.flow_run.parameters['recipe'])).stem}"
+
+
+@flow(name="merge", flow_run_name=_run_name, persist_result=False, task_runner=task_runner())
+def merge(
+    recipe: str,
+    alpha: str = "recipe",
+    rank: int = 0,
+    experts: Literal["recipe", "on", "off"] = "recipe",
+    dry_run: bool = False,
+) -> str:
     """Merge the fine-tunes of a recipe and publish the result as a new version.
 
     Stages whose output is in the store are not done again. Nothing is published where the latest
@@ -23,32 +45,68 @@ def merge(recipe: str) -> str:
     ----------
     recipe : str
         Path or URL of the recipe.
+    alpha : str
+        Merging coefficient in place of the recipe's: a number, label_free or validation.
+    rank : int
+        Rank of the experts in place of the recipe's; 0 keeps it.
+    experts : str
+        Whether routed experts are made: recipe, on or off.
+    dry_run : bool
+        Only say what would be done, as an artifact of this run.
 
     Returns
     -------
     str
-        URL of the published version.
+        URL of the published version; empty for a dry run.
     """
-    loaded = load_recipe(recipe)
-    names = [spec.name for spec in loaded.tasks]
-    found = tasks.survey_inputs(loaded)
-    base = tasks.inspect_the_base(loaded)
-    inspections = tasks.inspect_one.map(unmapped(loaded), names)
-    facts = gather("inspecting", dict(zip(names, inspections, strict=True)))
-    plan_url = tasks.plan_merge(found, base, facts)
+    loaded = override(load_recipe(recipe), alpha, rank, experts)
+    if dry_run:
+        show_page(loaded.name, "dry-run", tasks.preview_merge(loaded))
+        return ""
+    check_workers(loaded)
+    stages = Stages(loaded.name)
+    plan_url = inspect_and_plan(loaded, stages)
     plan = load_plan(plan_url)
+    show_page(loaded.name, "plan", plan_page(plan))
     current = up_to_date(plan)
     if current is not None:
+        tasks.report_unchanged(current)
+        show_version(loaded.name, current)
         return current.folder.url
-    gather("collecting", dict(zip(names, tasks.collect.map(plan_url, names), strict=True)))
+    version_url = merge_planned(plan_url, stages)
+    show_version(loaded.name, open_version(plan.store, loaded.name, Location(version_url).name))
+    return version_url
+
+
+def inspect_and_plan(recipe: Recipe, stages: Stages) -> str:
+    """Look at every input, and put the plan into the store; returns its URL."""
+    names = [spec.name for spec in recipe.tasks]
+    found = tasks.survey_inputs(recipe)
+    base = tasks.inspect_the_base.submit(recipe)
+    inspections = tasks.inspect_one.map(unmapped(recipe), names)
+    futures: dict[str, PrefectFuture[Any]] = {"the base": base, **dict(zip(names, inspections, strict=True))}
+    base_facts, *facts = stages.gather("inspecting", futures)
+    return tasks.plan_merge(found, base_facts, facts)
+
+
+def merge_planned(plan_url: str, stages: Stages) -> str:
+    """Do everything that a plan says; returns the URL of the published version."""
+    plan = load_plan(plan_url)
+    names = [task.name for task in plan.tasks]
+    with gpu_workers(plan.recipe.collect.device, preferred=True):
+        collected = tasks.collect.map(plan_url, names)
+    stages.gather("collecting", dict(zip(names, collected, strict=True)))
     weights = plan.decomposed
-    gather("merging", dict(zip(weights, tasks.merge_layer.map(plan_url, weights), strict=True)))
+    with gpu_workers(plan.recipe.fuse.device):
+        merged = tasks.merge_layer.map(plan_url, weights)
+    stages.gather("merging", dict(zip(weights, merged, strict=True)))
     if plan.alpha is None:
-        plan_url = search_alpha(plan_url, names, on_proxies=plan.recipe.alpha == "label_free")
-    tasks.finish_weights(plan_url)
+        plan_url = search_alpha(plan_url, stages)
+    stages.gather("finishing", {"the merged checkpoint": tasks.finish_weights.submit(plan_url)})
     if plan.recipe.experts is not None:
-        build_experts(plan_url)
+        build_experts(plan_url, stages)
     jobs = evaluation_jobs(plan)
-    evaluations = tasks.evaluate_model.map(plan_url, jobs)
-    gather("evaluating", {job.label: future for job, future in zip(jobs, evaluations, strict=True)})
-    return tasks.publish_version(plan_url)
+    with gpu_workers(plan.recipe.evaluate.device):
+        evaluations = tasks.evaluate_model.map(plan_url, jobs)
+    stages.gather("evaluating", {job.label: future for job, future in zip(jobs, evaluations, strict=True)})
+    return tasks.publish_version(plan_url, stages.records)

@@ -8,21 +8,27 @@ from esm_core.alpha.choice import choose
 from esm_core.alpha.line import write_line
 from esm_core.alpha.proxy_features import write_references
 from esm_core.alpha.scores import keep_choice, recall_choice, score
+from esm_core.artifacts import Version
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routing_accuracy
+from esm_core.experts.places import expert_folder, routed_folder, router_folder
 from esm_core.experts.stage_decompose import decompose_one
 from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
+from esm_core.plan_page import preview_page
+from esm_core.preview import preview
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
 from esm_core.routing.assemble import assemble
 from esm_core.routing.stage_fit import fit_router
+from esm_core.run_record import Part, StageRecord
 from esm_core.stage_collect import collect_task
 from esm_core.static import finish
 from esm_core.storage import Location
 from esm_core.store import prepare_store
 from esm_core.survey import survey
-from tasks.options import OPTIONS, log_name, set_threads, timed
+from tasks.options import OPTIONS, log_name, set_threads
+from tasks.parts import do_part
 
 log = logging.getLogger(log_name)
 
@@ -34,6 +40,12 @@ def survey_inputs(recipe: Recipe) -> Outline:
     prepare_store(Location.parse(recipe.store))
     log.info("surveyed %d fine-tunes", len(recipe.tasks))
     return found
+
+
+@task(name="preview", **OPTIONS)
+def preview_merge(recipe: Recipe) -> str:
+    """What a merge would do, as a Markdown page; nothing is written."""
+    return preview_page(preview(survey(recipe)))
 
 
 @task(name="inspect-base", **OPTIONS)
@@ -55,18 +67,25 @@ def plan_merge(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) ->
     return save_plan(recall_choice(make_plan(found, base, tasks)))
 
 
+def report_unchanged(version: Version) -> None:
+    """Say in the log that nothing was published."""
+    name = version.manifest["name"]
+    log.info("up to date: %s %s was made from the same inputs and settings", name, version.label)
+
+
 @task(name="collect", task_run_name="collect-{name}", **OPTIONS)
-def collect(plan_url: str, name: str) -> str:
+def collect(plan_url: str, name: str) -> Part:
     set_threads()
-    with timed(f"collected {name}"):
-        return collect_task(load_plan(plan_url), name).url
+    plan = load_plan(plan_url)
+    what = f"the activation shifts of {name}"
+    return do_part("collected", what, plan.shift_folder(name), lambda: collect_task(plan, name))
 
 
 @task(name="merge-layer", task_run_name="merge-{weight}", **OPTIONS)
-def merge_layer(plan_url: str, weight: str) -> str:
+def merge_layer(plan_url: str, weight: str) -> Part:
     set_threads()
-    with timed(f"merged {weight}"):
-        return merge_one(load_plan(plan_url), weight).url
+    plan = load_plan(plan_url)
+    return do_part("merged", weight, plan.layer_folder(weight), lambda: merge_one(plan, weight))
 
 
 @task(name="line", **OPTIONS)
@@ -97,33 +116,32 @@ def choose_alpha(plan_url: str, curve: dict[float, float]) -> str:
 
 
 @task(name="finish", **OPTIONS)
-def finish_weights(plan_url: str) -> str:
+def finish_weights(plan_url: str) -> Part:
     set_threads()
-    folder = finish(load_plan(plan_url))
-    log.info("wrote the merged checkpoint")
-    return folder.url
+    plan = load_plan(plan_url)
+    return do_part("wrote", "the merged checkpoint", plan.static_folder, lambda: finish(plan))
 
 
 @task(name="decompose-expert", task_run_name="experts-{weight}", **OPTIONS)
-def make_experts(plan_url: str, weight: str) -> str:
+def make_experts(plan_url: str, weight: str) -> Part:
     set_threads()
-    with timed(f"experts of {weight}"):
-        return decompose_one(load_plan(plan_url), weight).url
+    plan = load_plan(plan_url)
+    folder = expert_folder(plan, weight)
+    return do_part("made", f"the experts of {weight}", folder, lambda: decompose_one(plan, weight))
 
 
 @task(name="router", **OPTIONS)
-def make_router(plan_url: str) -> str:
+def make_router(plan_url: str) -> Part:
     set_threads()
-    with timed("fitted the router"):
-        return fit_router(load_plan(plan_url)).url
+    plan = load_plan(plan_url)
+    return do_part("fitted", "the router", router_folder(plan), lambda: fit_router(plan))
 
 
 @task(name="assemble-experts", **OPTIONS)
-def assemble_experts(plan_url: str) -> str:
+def assemble_experts(plan_url: str) -> Part:
     set_threads()
-    folder = assemble(load_plan(plan_url))
-    log.info("wrote the experts")
-    return folder.url
+    plan = load_plan(plan_url)
+    return do_part("wrote", "the experts", routed_folder(plan), lambda: assemble(plan))
 
 
 @task(name="evaluate", task_run_name="evaluate-{job.label}", **OPTIONS)
@@ -134,7 +152,7 @@ def evaluate_model(plan_url: str, job: EvaluationJob) -> None:
 
 
 @task(name="publish", **OPTIONS)
-def publish_version(plan_url: str) -> str:
+def publish_version(plan_url: str, stages: list[StageRecord]) -> str:
     set_threads()
     plan = load_plan(plan_url)
     routed = routing(plan)
@@ -143,6 +161,6 @@ def publish_version(plan_url: str) -> str:
         "routing": routed,
         "routing_accuracy": routing_accuracy(routed),
     }
-    version = publish(plan, metrics)
+    version = publish(plan, metrics, stages)
     log.info("published %s %s", plan.recipe.name, version.label)
     return version.folder.url

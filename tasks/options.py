@@ -4,11 +4,7 @@ Markers in the store decide what is done, so Prefect caches and persists nothing
 that may pass are retried.
 """
 
-import logging
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,11 +36,3 @@ def set_threads() -> None:
     Parallel tasks, not threads inside one, use the cores; one thread also keeps bits the same.
     """
     torch.set_num_threads(int(os.environ.get("ESMERGE_THREADS", "1")))
-
-
-@contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Report ``what`` was done, and in how many seconds, once it is."""
-    started = time.monotonic()
-    yield
-    logging.getLogger(log_name).info("%s (%.1f s)", what, time.monotonic() - started)

@@ -190,3 +190,66 @@ def esmerge(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@dataclass(frozen=True)
+class DaskCluster:
+    """A Dask scheduler and its workers, each a process of its own."""
+
+    address: str
+    workers: "list[subprocess.Popen[bytes]]"
+    folder: Path
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+
+@contextlib.contextmanager
+def dask_cluster(folder: Path, resources: list[str], preload: str = "") -> Iterator[DaskCluster]:
+    """A scheduler and one worker per entry of ``resources``: ``GPU=1`` or an empty text.
+
+    A worker has one thread and a nanny, which starts it again when it dies. ``preload`` is Python code
+    that every worker runs when it starts.
+    """
+    (port,) = free_ports(1)
+    address = f"tcp://127.0.0.1:{port}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        module = f"distributed.cli.dask_{arguments[0]}"
+        command = [sys.executable, "-m", module, "--host", "127.0.0.1", *arguments[1:]]
+        with (folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        processes.append(process)
+        return process
+
+    try:
+        start("scheduler", "scheduler", "--port", str(port), "--no-dashboard")
+        (folder / "preload.py").write_text(preload)
+        workers = []
+        for number, offered in enumerate(resources):
+            extra = ["--preload", str(folder / "preload.py"), *(["--resources", offered] if offered else [])]
+            options = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
+            workers.append(start(f"worker-{number}", "worker", address, *options, *extra))
+        _wait_for_workers(address, len(resources))
+        yield DaskCluster(address, workers, folder)
+    finally:
+        for process in reversed(processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for_workers(address: str, count: int) -> None:
+    from distributed import Client
+
+    with Client(address, timeout=60, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=60)

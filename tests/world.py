@@ -1,6 +1,7 @@
 """Small but real inputs: a tiny open_clip tower, fine-tunes of it, images, heads, and a recipe."""
 
 import copy
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from esm_core.architecture import Architecture, load_architecture, tower_shapes
+from esm_core.artifacts import open_version
 from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.plan import Plan, make_plan, outline
@@ -54,6 +56,15 @@ class World:
         """The same world, its store included, to be changed at will."""
         shutil.copytree(self.root, root)
         return World(root, copy.deepcopy(self.recipe))
+
+    def upload_to(self, bucket: Location) -> None:
+        """Everything but the store, below ``inputs``, with a recipe whose store is ``store``."""
+        for path in sorted(self.root.rglob("*")):
+            relative = path.relative_to(self.root)
+            if path.is_file() and relative.parts[0] != "store":
+                (bucket / "inputs" / str(relative)).write_bytes(path.read_bytes())
+        recipe = {**self.recipe, "store": f"{bucket}/store"}
+        (bucket / "inputs" / "recipe.yaml").write_bytes(json.dumps(recipe).encode())
 
     def task(self, name: str) -> dict[str, Any]:
         return next(task for task in self.recipe["tasks"] if task["name"] == name)
@@ -135,3 +146,13 @@ def merge_layers(world: World) -> Plan:
     for weight in plan.decomposed:
         merge_one(plan, weight)
     return plan
+
+
+def weight_files(store: Location, name: str) -> dict[str, str]:
+    """sha256 of every published safetensors file of the latest version."""
+    folder = open_version(store, name).folder
+    return {
+        path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
+        for path in folder.files()
+        if path.endswith(".safetensors")
+    }

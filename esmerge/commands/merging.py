@@ -9,7 +9,6 @@ from rich.table import Table
 
 from deployments.local import run_merge
 from esm_core.artifacts import open_version, version_numbers
-from esm_core.devices import check_devices
 from esm_core.preview import preview, recall_plan
 from esm_core.publish import up_to_date
 from esm_core.recipe_file import load_recipe, recipe_schema
@@ -70,7 +69,6 @@ def merge_command(
     loaded = load_recipe(recipe)
     store = Location.parse(loaded.store)
     known = recall_plan(survey(loaded))
-    check_devices(loaded)
     prepare_store(store)
     current = up_to_date(known) if known else None
     before = version_numbers(store, loaded.name)

@@ -810,7 +810,7 @@ def test_validation_labels_that_only_contents_can_tell_are_named(
     image = (world.root / "dogs/proxy/0.png").read_bytes()
     pq.write_table(pa.table({"image": [image, image], "label": labels}), world.root / "v.parquet")
     world.task("dogs")["validation"] = "v.parquet"
-    refused(world, "scoring alpha", "task dogs: ", "v.parquet", said, commands=("merge",))
+    refused(world, "searching alpha", "task dogs: ", "v.parquet", said, commands=("merge",))
 
 
 BAD_NAMES = ["a/b", "../a", "..", "a..b", ".a", "/a", "", "a b", "a\\b", "é", "a" * 81]

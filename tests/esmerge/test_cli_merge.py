@@ -1,30 +1,18 @@
 """The merge command on small real inputs, through the real flow, on a folder and on S3."""
 
-import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from services import Command, S3Server
-from world import World
+from world import World, weight_files
 
 import esm_core
 from esm_core.storage import Location
 
 pytestmark = pytest.mark.server
-
-
-def weight_files(store: Location, name: str) -> dict[str, str]:
-    """sha256 of every published safetensors file of the latest version."""
-    folder = store / "artifacts" / name / "v000001"
-    return {
-        path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
-        for path in folder.files()
-        if path.endswith(".safetensors")
-    }
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -93,19 +81,10 @@ def test_a_merge_on_s3_publishes_the_bytes_of_a_local_one(
     world.recipe |= {"alpha": "label_free", "experts": {"rank": 4}}
     assert esmerge("merge", world.recipe_path).code == 0
     bucket = s3.bucket()
-    upload(world.root, bucket / "inputs")
-    recipe = {**world.recipe, "store": f"{bucket}/store"}
-    (bucket / "inputs" / "recipe.yaml").write_bytes(json.dumps(recipe).encode())
+    world.upload_to(bucket)
     merged = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
     assert merged.code == 0, merged.err
     assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
     assert "up to date" in esmerge("merge", f"{bucket}/inputs/recipe.yaml").out
     assert esmerge("verify", "--store", f"{bucket}/store", "pets").code == 0
     assert esm_core.load(f"{bucket}/store", "pets", experts=True).manifest["version"] == 1
-
-
-def upload(folder: Path, target: Location) -> None:
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.is_file() and relative.parts[0] != "store":
-            (target / str(relative)).write_bytes(path.read_bytes())

@@ -1,0 +1,1 @@
+"""Garbage collection: which parts of a store nothing needs, and their deletion beside running merges."""

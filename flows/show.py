@@ -1,0 +1,94 @@
+"""What a run shows in the Prefect UI: artifacts with the plan, progress, accuracy and where the version is.
+
+Showing is best effort: a server that is away for a moment costs a line in the log, never a merge.
+"""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+
+from esm_core.artifacts import Version
+from esm_core.model_card import accuracy_rows
+from tasks.options import log_name
+
+log = logging.getLogger(log_name)
+
+_SECONDS_BETWEEN_UPDATES = 2.0
+
+
+def show_page(name: str, kind: str, page: str) -> None:
+    """Show a Markdown page, such as the plan of a merge."""
+    with _best_effort():
+        create_markdown_artifact(page, key=artifact_key(name, kind), description=f"{kind} of {name}")
+
+
+def show_version(name: str, version: Version) -> None:
+    """Show a version: the accuracy table, and where its files are."""
+    header, rows = accuracy_rows(version.manifest["metrics"]["accuracy"])
+    title = f"{name} {version.label}"
+    with _best_effort():
+        if rows:
+            table = [dict(zip(header, row, strict=True)) for row in rows]
+            description = f"Accuracy of {title} on the test images, %"
+            create_table_artifact(table, key=artifact_key(name, "accuracy"), description=description)
+        create_link_artifact(
+            version.folder.url, title, key=artifact_key(name, "version"), description=f"Files of {title}"
+        )
+
+
+class Progress:
+    """A progress bar in the UI for a stage of several parts.
+
+    Parameters
+    ----------
+    name : str
+        Name of the artifact that is made.
+    stage : str
+    parts : int
+    """
+
+    def __init__(self, name: str, stage: str, parts: int) -> None:
+        self._stage, self._parts, self._done = stage, parts, 0
+        self._bar: UUID | None = None
+        self._shown = 0.0
+        if parts > 1:
+            with _best_effort():
+                key = artifact_key(name, stage)
+                made = create_progress_artifact(0.0, key=key, description=f"{stage}: 0 of {parts}")
+                self._bar = made if isinstance(made, UUID) else None
+
+    def advance(self) -> None:
+        """One more part is done. Shown not more often than every two seconds, but the last one always."""
+        self._done += 1
+        due = time.monotonic() - self._shown > _SECONDS_BETWEEN_UPDATES or self._done == self._parts
+        if self._bar is not None and due:
+            self._shown = time.monotonic()
+            with _best_effort():
+                description = f"{self._stage}: {self._done} of {self._parts}"
+                update_progress_artifact(self._bar, 100.0 * self._done / self._parts, description)
+
+
+def artifact_key(name: str, kind: str) -> str:
+    """A key as Prefect allows it: lowercase letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{name}-{kind}".lower()).strip("-")
+
+
+@contextlib.contextmanager
+def _best_effort() -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        log.warning("the Prefect UI could not be updated (%s)", type(error).__name__)

@@ -1,0 +1,152 @@
+"""The same merge on a Dask cluster: the same bytes, on workers that share nothing but the bucket."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from services import Command, DaskCluster, Outcome, S3Server, dask_cluster
+from world import World, weight_files
+
+from esm_core.storage import Location
+
+pytestmark = [pytest.mark.dask, pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
+
+# Every worker says which function it is in by a file, and stays there for a while.
+SLOW_WORKER = """
+import os, pathlib, time
+import esm_core.stage_collect, esm_core.layer_merges
+
+def slowed(module, name, label):
+    real = getattr(module, name)
+    def slow(*arguments, **options):
+        pathlib.Path({folder!r}, f"{{label}}-{{os.getpid()}}").touch()
+        time.sleep(1.0)
+        return real(*arguments, **options)
+    setattr(module, name, slow)
+
+slowed(esm_core.stage_collect, "collect_inputs", "collecting")
+slowed(esm_core.layer_merges, "merge_layer", "merging")
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[DaskCluster]:
+    """Two workers in an empty folder, one of which offers a GPU; the bucket is all they know."""
+    with dask_cluster(tmp_path_factory.mktemp("dask"), ["GPU=1", ""]) as found:
+        yield found
+
+
+@pytest.fixture
+def bucket_world(make_world: Callable[..., World], esmerge: Command, s3: S3Server) -> tuple[World, Location]:
+    """A world that is merged already on this machine, and a bucket with the same inputs."""
+    world = make_world("alone", test=False)
+    world.recipe |= {"experts": {"rank": 4}, "alpha": "label_free"}
+    assert esmerge("merge", world.recipe_path).code == 0
+    bucket = s3.bucket()
+    world.upload_to(bucket)
+    return world, bucket
+
+
+def tasks_run_by(log: Path) -> set[str]:
+    return {name.split("-")[0] for name in re.findall(r"Task run '([\w.-]+)'", log.read_text())}
+
+
+@pytest.mark.s3
+def test_workers_that_share_only_the_bucket_make_the_same_bytes(
+    bucket_world: tuple[World, Location],
+    esmerge: Command,
+    cluster: DaskCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, bucket = bucket_world
+    monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
+    merged = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
+    assert merged.code == 0, merged.err + cluster.logs()
+    assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
+    with_gpu, without = (tasks_run_by(cluster.folder / f"worker-{number}.log") for number in range(2))
+    assert "collect" in with_gpu
+    assert "collect" not in without
+    assert "merge" in with_gpu & without, "layers are spread over all workers"
+    assert "collecting: 3 done" in merged.err
+    assert "up to date" in esmerge("merge", f"{bucket}/inputs/recipe.yaml").out
+
+
+@pytest.mark.s3
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["collecting", "merging"])
+def test_a_killed_worker_is_replaced_and_the_merge_completes(
+    bucket_world: tuple[World, Location],
+    esmerge: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+) -> None:
+    world, bucket = bucket_world
+    with dask_cluster(tmp_path, ["GPU=1", ""], SLOW_WORKER.format(folder=str(tmp_path))) as cluster:
+        monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
+        killed: list[int] = []
+        killer = threading.Thread(target=lambda: killed.append(kill_one(tmp_path, stage)))
+        killer.start()
+        merged = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
+        killer.join()
+        assert merged.code == 0, merged.err + cluster.logs()
+        assert killed
+        assert not psutil.pid_exists(killed[0])
+    assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
+
+
+def kill_one(folder: Path, stage: str) -> int:
+    """Kill, by SIGKILL, the first worker that is in ``stage``."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for mark in folder.glob(f"{stage}-*"):
+            pid = int(mark.name.rsplit("-", 1)[1])
+            os.kill(pid, signal.SIGKILL)
+            return pid
+        time.sleep(0.05)
+    raise AssertionError(f"no worker ever was {stage}")
+
+
+def refused(esmerge: Command, world: World, **variables: str) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return esmerge("merge", world.recipe_path)
+
+
+def test_a_cuda_device_needs_a_worker_that_offers_one(world: World, esmerge: Command, tmp_path: Path) -> None:
+    world.recipe["fuse"] = {"device": "cuda"}
+    with dask_cluster(tmp_path, [""]) as cluster:
+        outcome = refused(esmerge, world, ESMERGE_DASK_ADDRESS=cluster.address)
+    assert outcome.code == 2
+    assert "no Dask worker" in outcome.err
+    assert "--resources GPU=1" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ESMERGE_RUNNER": "ray"}, "must be threads or dask"),
+        ({"ESMERGE_RUNNER": "dask"}, "needs ESMERGE_DASK_ADDRESS"),
+        ({"ESMERGE_DASK_ADDRESS": "tcp://127.0.0.1:9"}, "No Dask scheduler answers at tcp://127.0.0.1:9"),
+    ],
+)
+def test_a_wrong_runner_is_named(
+    world: World,
+    esmerge: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("flows.runner._SECONDS_TO_CONNECT", 2)
+    outcome = refused(esmerge, world, **variables)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (world.root / "store" / "artifacts").exists()
