@@ -64,9 +64,8 @@ def run_demo(models: Path, quick: bool, seconds: float) -> None:
     before = _land_and_follow(place, last_but_one, len(first) + 1, follower, seconds)
     seen = len(follower.lines)
     after = _land_and_follow(place, last, len(finetunes), follower, seconds)
-    print(
-        f"{after.label} after {before.label}: {check_reuse(before.manifest, after.manifest, follower.lines[seen:])}"
-    )
+    finding = check_reuse(before.manifest, after.manifest, follower.lines[seen:])
+    print(f"{after.label} after {before.label}: {finding}")
     print(f"\nThe runs:      {follower.ui}/runs")
     print(f"The versions:  esmerge show --store {place.store} {NAME}   (after: source the stack's env)")
 
@@ -92,9 +91,7 @@ def _land_and_follow(
 
     version = follower.until(f"a version with {count} fine-tunes", seconds, published)
     took = time.monotonic() - started
-    print(
-        f"\n{NAME} {version.label} is published: {count} fine-tunes, {took:.0f} s after {finetune.name} landed\n"
-    )
+    print(f"\n{NAME} {version.label}: {count} fine-tunes, {took:.0f} s after {finetune.name} landed\n")
     return version
 
 

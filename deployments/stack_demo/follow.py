@@ -52,23 +52,20 @@ class Follower:
             Nothing was found in time, or a run failed; names the run.
         """
         deadline = time.monotonic() + seconds
-        seen_before = set(self._states)
+        bad = {run["id"] for run in self.poll() if run["state_type"] in _BAD}
         while True:
             runs = self.poll()
-            failed = [run for run in runs if run["state_type"] in _BAD and run["id"] not in seen_before]
-            if failed:
-                raise EsmergeError(
-                    f"{what}: {self._name(failed[0])} {_reason(failed[0])} {self.link(failed[0])}"
-                )
-            active = [r for r in runs if r["state_type"] in ("PENDING", "RUNNING")]
+            for run in runs:
+                if run["state_type"] in _BAD and run["id"] not in bad:
+                    raise EsmergeError(f"{what}: {self._name(run)} {_reason(run)} {self.link(run)}")
             result = found()
-            if result is not None and not active:
+            if result is not None and all(
+                run["state_type"] == "COMPLETED" or run["id"] in bad for run in runs
+            ):
                 return result
             if time.monotonic() > deadline:
-                last = (
-                    f"The last run: {self._name(runs[-1])}, {self.link(runs[-1])}" if runs else "Nothing ran."
-                )
-                raise EsmergeError(f"{what}: not after {seconds:.0f} s. {last}")
+                last = f"{self._name(runs[-1])}, {self.link(runs[-1])}" if runs else "none"
+                raise EsmergeError(f"{what}: not after {seconds:.0f} s. The last run: {last}")
             time.sleep(_POLL)
 
     def poll(self) -> list[dict[str, Any]]:
@@ -109,9 +106,8 @@ class Follower:
 
 
 def _is_for_later(run: dict[str, Any]) -> bool:
-    return bool(
-        run["state_type"] == "SCHEDULED" and run["expected_start_time"] > datetime.now(UTC).isoformat()
-    )
+    now = datetime.now(UTC).isoformat()
+    return bool(run["state_type"] == "SCHEDULED" and run["expected_start_time"] > now)
 
 
 def _reason(run: dict[str, Any]) -> str:
