@@ -59,9 +59,8 @@ class Follower:
                 if run["state_type"] in _BAD and run["id"] not in bad:
                     raise EsmergeError(f"{what}: {self._name(run)} {_reason(run)} {self.link(run)}")
             result = found()
-            if result is not None and all(
-                run["state_type"] == "COMPLETED" or run["id"] in bad for run in runs
-            ):
+            ended = all(run["state_type"] == "COMPLETED" or run["id"] in bad for run in runs)
+            if result is not None and ended:
                 return result
             if time.monotonic() > deadline:
                 last = f"{self._name(runs[-1])}, {self.link(runs[-1])}" if runs else "none"
