@@ -35,7 +35,7 @@ def deploy_environment(given: dict[str, str]) -> dict[str, str]:
     missing = [name for name in ("PREFECT_API_URL", "ESMERGE_RECIPE", "ESMERGE_STORE") if not given.get(name)]
     if missing:
         raise InputError(f"Set {', '.join(missing)} first; deployments/prefect.yaml says what they are.")
-    return {"ESMERGE_ACTIVE": "true", "ESMERGE_CODE": str(FOLDER.parent), **given}
+    return {"ESMERGE_ACTIVE": "true", **given}
 
 
 def register_pool() -> None:
@@ -109,7 +109,6 @@ def main() -> int:
     register_automations(load_automations())
     file = str(FOLDER / "prefect.yaml")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file]
-    # Entrypoints are relative to the folder of the code.
     return subprocess.run(command, env=environment, cwd=FOLDER.parent, check=False).returncode  # noqa: S603
 
 

@@ -56,7 +56,6 @@ def stack_environment(layout: Layout, given: Mapping[str, str]) -> dict[str, str
         "OMP_NUM_THREADS": "1",
         "ESMERGE_RUNNER": "dask",
         "ESMERGE_DASK_ADDRESS": f"tcp://{layout.address('dask scheduler')}",
-        "ESMERGE_CODE": str(ROOT),
         "ESMERGE_RECIPE": given.get("ESMERGE_RECIPE", f"s3://{BUCKET}/recipe.yaml"),
         "ESMERGE_STORE": given.get("ESMERGE_STORE", f"s3://{BUCKET}/store"),
     }
