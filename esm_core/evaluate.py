@@ -19,6 +19,7 @@ from esm_core.routing.assemble import assembled_experts
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.static import static_tower
 from esm_core.storage import Location
+from esm_core.unchanged import unchanged
 from esm_core.weights import Updates, open_tower, read_tower
 
 Accuracy = dict[str, dict[str, float]]
@@ -65,7 +66,7 @@ def evaluate(plan: Plan, job: EvaluationJob) -> None:
     Raises
     ------
     InputError
-        Test images that are unreadable, unlabelled, or labelled beyond the head.
+        Test images that are unreadable, unlabelled, or labelled beyond the head; an input that changed.
     """
     folders = {name: evaluation_file(plan, job, name) for name in job.tasks}
     todo = [name for name, folder in folders.items() if not folder.is_file()]
@@ -159,6 +160,15 @@ def _identity(plan: Plan, job: EvaluationJob) -> dict[str, Any]:
 
 
 def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
+    if job.method in ("esm", *ROUTED):
+        merged = static_tower(plan)
+        return read_tower(merged, merged)
+    read = {"base": [], "experts": job.tasks}.get(job.method)
+    with unchanged(plan, read):
+        return _tensors_of_checkpoints(plan, job)
+
+
+def _tensors_of_checkpoints(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
     base = open_tower(Location.parse(plan.base.weights))
     match job.method:
         case "base":
@@ -166,9 +176,6 @@ def _tensors(plan: Plan, job: EvaluationJob) -> Mapping[str, Tensor]:
         case "experts":
             tuned = open_tower(Location.parse(plan.task(job.tasks[0]).facts.checkpoint.weights))
             return read_tower(tuned, base)
-        case "esm" | "esm_pp_route" | "esm_pp_oracle":
-            merged = static_tower(plan)
-            return read_tower(merged, merged)
     spec = _compared(plan, job.method)
     baseline = BASELINES[spec.method]
     coefficient = spec.coefficient or baseline.coefficient

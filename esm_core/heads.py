@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esm_core.architecture import Architecture
-from esm_core.checkpoints import open_checkpoint
+from esm_core.checkpoints import Checkpoint, open_checkpoint
 from esm_core.errors import InputError
 from esm_core.recipe import TaskSpec, ZeroShotSpec
 from esm_core.storage import Location
@@ -29,14 +29,32 @@ def head_classes(spec: TaskSpec, architecture: Architecture, has_text: bool) -> 
         return len(spec.zero_shot.classes)
     if spec.head is None:
         return None
-    head = open_checkpoint(Location.parse(spec.head))
+    return linear_head_classes(
+        open_checkpoint(Location.parse(spec.head)), architecture.model_cfg["embed_dim"]
+    )
+
+
+def linear_head_classes(head: Checkpoint, width: int | None) -> int:
+    """How many classes a linear head has, from its header alone.
+
+    Parameters
+    ----------
+    head : Checkpoint
+    width : int, optional
+        Of the embedding, where it is known.
+
+    Raises
+    ------
+    InputError
+        It has no ``weight`` of shape ``(classes, width)``, or a ``bias`` of another size.
+    """
     weight, bias = head.tensors.get("weight"), head.tensors.get("bias")
-    width = architecture.model_cfg["embed_dim"]
-    if weight is None or len(weight.shape) != 2 or weight.shape[1] != width:
+    if weight is None or len(weight.shape) != 2 or weight.shape[1] != (width or weight.shape[1]):
         found = "no `weight`" if weight is None else f"`weight` {weight.shape}"
-        raise InputError(f"head: {spec.head}: has {found}, expected `weight` of shape (classes, {width}).")
+        expected = f"(classes, {width or 'embed_dim'})"
+        raise InputError(f"head: {head.location}: has {found}, expected `weight` of shape {expected}.")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise InputError(f"head: {spec.head}: `bias` is {bias.shape}, expected {weight.shape[:1]}.")
+        raise InputError(f"head: {head.location}: `bias` is {bias.shape}, expected {weight.shape[:1]}.")
     return weight.shape[0]
 
 

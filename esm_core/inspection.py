@@ -1,10 +1,12 @@
 """Inspection: what only contents can tell of each input: digests, NaN, updates that are zero.
 
-Noted in the store's ledger, so an unchanged input is read once.
+Noted in the store's ledger, so an unchanged input is read once. What is noted is the content; the
+fingerprint it was found under is added when it is looked up, and an input that changes while it is read
+is refused and not noted.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from esm_core.checkpoints import (
     vision_checkpoint,
     write_safetensors,
 )
-from esm_core.errors import raise_together
+from esm_core.errors import InputError, raise_together
 from esm_core.images import choose_samples, open_images, samples_digest
 from esm_core.recipe import Recipe, TaskSpec
 from esm_core.storage import Location
@@ -47,6 +49,8 @@ class CheckpointFacts(_Facts):
         Of the vision tower's names, dtypes and values, whatever the file's format.
     bytes : int
     layout : str
+    fingerprint : str
+        Of the file at ``url``, when it was inspected.
     """
 
     url: str
@@ -55,6 +59,7 @@ class CheckpointFacts(_Facts):
     tensors_sha256: str
     bytes: int
     layout: str
+    fingerprint: str
 
 
 class ImagesFacts(_Facts):
@@ -147,10 +152,11 @@ def _base_facts(recipe: Recipe, lookup: Lookup) -> CheckpointFacts:
         base, text = vision_checkpoint(checkpoint), text_checkpoint(checkpoint)
         broken = [name for name in text.tensors if not torch.isfinite(text.read(name)).all()]
         raise_together(f"the base: {location}: NaN or Inf in {name}." for name in broken)
-        return _checked(base, base, store, "the base").model_dump()
+        return _checked(base, base, store, "the base")
 
-    known = lookup(store, "base", {"file": location.fingerprint()}, compute)
-    return CheckpointFacts.model_validate(known)
+    before = location.fingerprint()
+    known = lookup(store, "base", {"file": before}, _steady("the base", {location: before}, compute))
+    return CheckpointFacts.model_validate({**known, "fingerprint": before})
 
 
 def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
@@ -160,18 +166,51 @@ def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
 
     def checkpoint() -> dict[str, Any]:
         tuned, base = vision_checkpoint(open_checkpoint(location)), vision_checkpoint(open_checkpoint(origin))
-        return _checked(tuned, base, store, f"task {spec.name}").model_dump()
+        return _checked(tuned, base, store, f"task {spec.name}")
 
-    key = {"file": location.fingerprint(), "base": origin.fingerprint()}
-    facts: dict[str, Any] = {"name": spec.name, "checkpoint": lookup(store, "task", key, checkpoint)}
-    facts |= _proxy_facts(recipe, spec, lookup)
+    before = {location: location.fingerprint(), origin: origin.fingerprint()}
+    key = {"file": before[location], "base": before[origin]}
+    known = lookup(store, "task", key, _steady(f"task {spec.name}", before, checkpoint))
+    _check_digest(spec, location, known["sha256"])
+    facts: dict[str, Any] = {
+        "name": spec.name,
+        "checkpoint": {**known, "fingerprint": before[location]},
+        **_proxy_facts(recipe, spec, lookup),
+    }
     for field in ("test", "validation"):
         url = getattr(spec, field)
         if url is not None:
-            facts[field] = _images_facts(store, Location.parse(url), lookup)
+            facts[field] = _images_facts(store, spec.name, Location.parse(url), lookup)
     if spec.head is not None:
-        facts["head_sha256"] = _head_facts(store, Location.parse(spec.head), lookup)["sha256"]
+        facts["head_sha256"] = _head_facts(store, spec, Location.parse(spec.head), lookup)["sha256"]
     return TaskFacts.model_validate(facts)
+
+
+def _steady(
+    who: str, before: Mapping[Location, str], compute: Callable[[], dict[str, Any]]
+) -> Callable[[], dict[str, Any]]:
+    """``compute``, which fails where a file has another fingerprint once it is done."""
+
+    def steadily() -> dict[str, Any]:
+        facts = compute()
+        for location, fingerprint in before.items():
+            if location.fingerprint() != fingerprint:
+                raise InputError(f"{who}: {location}: changed while it was read. Run again.")
+        return facts
+
+    return steadily
+
+
+def _check_digest(spec: TaskSpec, location: Location, found: str) -> None:
+    if spec.sha256 in (None, found):
+        return
+    asked = f"sha256 {spec.sha256} was expected, {found} was found"
+    if spec.landed is None:
+        raise InputError(f"task {spec.name}: {location}: is not the checkpoint the recipe names: {asked}.")
+    raise InputError(
+        f"task {spec.name}: {location}: was replaced under the same version {spec.landed}: {asked}. Land it "
+        "again as a new version."
+    )
 
 
 def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, Any]:
@@ -182,19 +221,23 @@ def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, An
         chosen = choose_samples(source.sample_ids(), count, recipe.seed, source.location)
         return {"proxies": chosen, "proxies_sha256": samples_digest(source.read(chosen))}
 
+    def steadily(count: int) -> Callable[[], dict[str, Any]]:
+        return _steady(f"task {spec.name}", {source.location: files}, lambda: choose(count))
+
     key = {"files": files, "samples": recipe.samples, "seed": recipe.seed}
-    facts = lookup(store, "proxies", key, lambda: choose(recipe.samples))
+    facts = lookup(store, "proxies", key, steadily(recipe.samples))
     if recipe.experts is None:
         return facts
     most = recipe.experts.proxies
     key = {"files": files, "at_most": most, "seed": recipe.seed}
     # Two at least: one to be left out when routers are compared.
-    routing = lookup(store, "proxies", key, lambda: choose(max(2, min(most, len(source.sample_ids())))))
+    routing = lookup(store, "proxies", key, steadily(max(2, min(most, len(source.sample_ids())))))
     return facts | {f"routing_{name}": value for name, value in routing.items()}
 
 
-def _head_facts(store: Location, location: Location, lookup: Lookup) -> dict[str, Any]:
+def _head_facts(store: Location, spec: TaskSpec, location: Location, lookup: Lookup) -> dict[str, Any]:
     file = resolve_checkpoint(location)
+    before = file.fingerprint()
 
     def compute() -> dict[str, Any]:
         head = open_checkpoint(file)
@@ -202,19 +245,21 @@ def _head_facts(store: Location, location: Location, lookup: Lookup) -> dict[str
         raise_together(f"head: {file}: NaN or Inf in {name}; export it again." for name in broken)
         return {"sha256": file.sha256()}
 
-    return lookup(store, "head", {"file": file.fingerprint()}, compute)
+    return lookup(store, "head", {"file": before}, _steady(f"task {spec.name}", {file: before}, compute))
 
 
-def _images_facts(store: Location, location: Location, lookup: Lookup) -> dict[str, Any]:
+def _images_facts(store: Location, name: str, location: Location, lookup: Lookup) -> dict[str, Any]:
+    before = location.fingerprint()
+
     def compute() -> dict[str, Any]:
         source = open_images(location)
         ids = source.sample_ids()
         return {"url": location.url, "count": len(ids), "sha256": samples_digest(source.read_all())}
 
-    return lookup(store, "images", {"files": location.fingerprint()}, compute)
+    return lookup(store, "images", {"files": before}, _steady(f"task {name}", {location: before}, compute))
 
 
-def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, label: str) -> CheckpointFacts:
+def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, label: str) -> dict[str, Any]:
     digest = hashlib.sha256()
     broken, changed = [], False
     for name in sorted(base.tensors):
@@ -237,14 +282,14 @@ def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, l
         )
     raise_together(problems)
     sha256 = tuned.location.sha256()
-    return CheckpointFacts(
-        url=tuned.location.url,
-        weights=_readable(tuned, sha256, store).url,
-        sha256=sha256,
-        tensors_sha256=digest.hexdigest(),
-        bytes=tuned.location.size(),
-        layout=tuned.layout,
-    )
+    return {
+        "url": tuned.location.url,
+        "weights": _readable(tuned, sha256, store).url,
+        "sha256": sha256,
+        "tensors_sha256": digest.hexdigest(),
+        "bytes": tuned.location.size(),
+        "layout": tuned.layout,
+    }
 
 
 def _readable(tuned: VisionCheckpoint, sha256: str, store: Location) -> Location:

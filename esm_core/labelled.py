@@ -16,6 +16,7 @@ from esm_core.recipe import ZeroShotSpec
 from esm_core.stages import digest_of
 from esm_core.storage import Location
 from esm_core.survey import unlabelled
+from esm_core.unchanged import as_inspected, check_head, unchanged
 from esm_core.weights import open_tower
 
 
@@ -27,15 +28,15 @@ def count_correct(
     Raises
     ------
     InputError
-        Images that are unreadable, unlabelled, or labelled beyond the head.
+        Images that are unreadable, unlabelled, or labelled beyond the head; images or a head that changed.
     """
     url = getattr(plan.task(name).spec, split)
     head = _head(plan, name)
     classes = head["weight"].shape[0]
     source = open_images(Location.parse(url))
-    batches = image_batches(
-        source.read_all(), source.location, preprocess(plan.architecture), plan.recipe.evaluate.batch_size
-    )
+    samples = as_inspected(plan, name, split, source.read_all())
+    prepare, size = preprocess(plan.architecture), plan.recipe.evaluate.batch_size
+    batches = image_batches(samples, source.location, prepare, size)
     correct = total = 0
     for images, labels in batches:
         if None in labels:
@@ -57,7 +58,9 @@ def _head(plan: Plan, name: str) -> dict[str, Tensor]:
     spec = plan.task(name).spec
     if spec.zero_shot is None:
         assert spec.head is not None
-        return linear_head(spec.head)
+        head = linear_head(spec.head)
+        check_head(plan, name)
+        return head
     kept = zero_shot_file(plan, name)
     if not kept.is_file():
         head = _zero_shot_head(plan, spec.zero_shot)
@@ -73,9 +76,10 @@ def zero_shot_file(plan: Plan, name: str) -> Location:
 
 
 def _zero_shot_head(plan: Plan, spec: ZeroShotSpec) -> dict[str, Tensor]:
-    checkpoint = open_checkpoint(Location.parse(plan.base.url))
-    base = open_tower(checkpoint.location)
-    text = text_checkpoint(checkpoint)
-    state = {key: base.read(key) for key in base.tensors} | {key: text.read(key) for key in text.tensors}
+    with unchanged(plan, [], base_file=True):
+        checkpoint = open_checkpoint(Location.parse(plan.base.url))
+        base = open_tower(checkpoint.location)
+        text = text_checkpoint(checkpoint)
+        state = {key: base.read(key) for key in base.tensors} | {key: text.read(key) for key in text.tensors}
     model = full_model(plan.architecture, {key: value.float() for key, value in state.items()})
     return zero_shot_head(spec, model, plan.architecture)

@@ -13,6 +13,7 @@ from esm_core.plan import Plan
 from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
+from esm_core.unchanged import unchanged
 from esm_core.weights import Towers, Updates, open_tower
 
 
@@ -33,24 +34,27 @@ def merge_one(plan: Plan, weight: str) -> Location:
     ------
     IntegrityError
         Collected inputs are damaged.
+    InputError
+        A checkpoint changed since it was inspected.
     """
     folder = plan.layer_folder(weight)
     if is_complete(folder):
         return folder
     device = plan.recipe.fuse.device
-    updates = Updates(open_towers(plan), weight, device)
     facts: dict[str, Any] = {"rule": plan.rules[weight]}
-    if plan.rules[weight] == "essential":
-        pairs = (
-            (updates[i], read_shift(plan.shift_folder(task.name), weight, device).inputs)
-            for i, task in enumerate(plan.tasks)
-        )
-        merged = merge_layer(pairs, len(plan.tasks), plan.recipe.method)
-        spectra = pad_sequence(merged.eigenvalues, batch_first=True)
-        arrays = {"update": merged.update, "overlaps": merged.overlaps, "eigenvalues": spectra}
-        facts["ranks"] = merged.ranks
-    else:
-        arrays = {"update": merge_other(updates, plan.recipe.method)}
+    with unchanged(plan):
+        updates = Updates(open_towers(plan), weight, device)
+        if plan.rules[weight] == "essential":
+            pairs = (
+                (updates[i], read_shift(plan.shift_folder(task.name), weight, device).inputs)
+                for i, task in enumerate(plan.tasks)
+            )
+            merged = merge_layer(pairs, len(plan.tasks), plan.recipe.method)
+            spectra = pad_sequence(merged.eigenvalues, batch_first=True)
+            arrays = {"update": merged.update, "overlaps": merged.overlaps, "eigenvalues": spectra}
+            facts["ranks"] = merged.ranks
+        else:
+            arrays = {"update": merge_other(updates, plan.recipe.method)}
     facts["norm"] = float(arrays["update"].norm())
     write_arrays(folder, {name: array.cpu().numpy() for name, array in arrays.items()})
     write_marker(folder, facts)

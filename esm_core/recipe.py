@@ -1,6 +1,7 @@
 """The recipe: one YAML file that says what to merge, how, and where the result goes."""
 
 import math
+import re
 import reprlib
 from typing import Annotated, Literal, Self, get_args
 
@@ -48,7 +49,20 @@ def _check_alpha(value: object) -> object:
     return number
 
 
+def _check_version(value: object) -> str:
+    match = re.fullmatch(r"v?0*([1-9]\d{0,8})", str(value)) if isinstance(value, int | str) else None
+    if match is None or isinstance(value, bool):
+        raise ValueError(
+            f"must be a version: a number or a label such as v000003 (got {reprlib.repr(value)})"
+        )
+    return f"v{int(match[1]):06d}"
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+Label = Annotated[
+    str, PlainValidator(_check_version, json_schema_input_type=Annotated[int, Field(ge=1)] | str)
+]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Device = Annotated[str, AfterValidator(_check_device)]
 # One validator for both forms: a union of types would report a wrong value once per type.
 Alpha = Annotated[
@@ -110,12 +124,33 @@ class TaskSpec(_Section):
     activation: Activation | None = Field(
         None, description="What the fine-tune was trained with, where the file does not say it."
     )
+    sha256: Digest | None = Field(
+        None, description="What the checkpoint's file must have, else the merge is refused; unset for any."
+    )
+    landed: Label | None = Field(
+        None, description="Its version in the registry: written by esmerge for lineage, decides nothing."
+    )
 
     @model_validator(mode="after")
     def _one_head(self) -> Self:
         if self.head is not None and self.zero_shot is not None:
             raise ValueError("give head or zero_shot, not both")
         return self
+
+
+class TasksFrom(_Section):
+    """Fine-tunes taken from a registry: the newest version of each, or the one that is pinned."""
+
+    registry: str = Field(description="Registry: a path, file:// or s3:// URL.")
+    include: list[str] = Field(
+        default=["*"], min_length=1, description="Names of tasks, or patterns such as cars-*."
+    )
+    exclude: list[str] = Field(
+        default=[], description="Names or patterns of tasks to leave out of those included."
+    )
+    pins: dict[Name, Label] = Field(
+        default={}, description="Task: version to take instead of the newest, such as 3 or v000003."
+    )
 
 
 class CollectSpec(_Section):
@@ -157,7 +192,10 @@ class Recipe(_Section):
     name: Name = Field(description="Name of the artifact that is published.")
     store: str = Field(description="Store URL (file:// or s3://) or path.")
     base: BaseSpec
-    tasks: list[TaskSpec] = Field(min_length=1, description="The fine-tunes, two or more.")
+    tasks: list[TaskSpec] = Field(
+        default=[], description="The fine-tunes, two or more, those of tasks_from counted."
+    )
+    tasks_from: TasksFrom | None = Field(None, description="Fine-tunes of a registry, beside those in tasks.")
     samples: int = Field(32, ge=1, description="Proxy images per task.")
     seed: int = Field(0, ge=0, description="Seed of the choice of proxy images.")
     alpha: Alpha = Field(
@@ -191,8 +229,9 @@ class Recipe(_Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"tasks: duplicate task name(s) {', '.join(twice)}; give each task its own name")
-        if len(names) == 1:
-            raise ValueError("tasks: one task only; a merge needs at least two fine-tunes")
+        if self.tasks_from is None and len(names) < 2:
+            found = "one task only" if names else "there are none (nor tasks_from)"
+            raise ValueError(f"tasks: {found}; a merge needs at least two fine-tunes")
         methods = [spec.method for spec in self.compare]
         if len(set(methods)) < len(methods):
             raise ValueError("compare: a method is listed twice")

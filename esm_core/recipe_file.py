@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from esm_core.errors import InputError, raise_together
 from esm_core.recipe import Recipe
 from esm_core.storage import Location
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -37,27 +39,43 @@ def parse_recipe(text: str, source: Location) -> Recipe:
     InputError
         One problem per field that is missing, unknown or has a wrong value.
     """
-    try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+    data = parse_yaml(text, source)
     if not isinstance(data, dict):
         raise InputError(f"{source}: a recipe is a YAML mapping with name, store, base and tasks.")
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from error
-    return _with_absolute_paths(recipe, source)
+    return _with_absolute_paths(validated(Recipe, data, source), source)
 
 
 def load_recipe(url: str) -> Recipe:
-    """Read a recipe from a path, ``file://`` or ``s3://`` URL; see :func:`parse_recipe`."""
+    """Read a recipe from a path, ``file://`` or ``s3://`` URL; see :func:`parse_recipe`.
+
+    Fine-tunes that it takes from a registry are not looked up; see :func:`esm_core.registry.load_resolved`.
+    """
     location = Location.parse(url)
+    return parse_recipe(read_text(location, "a recipe"), location)
+
+
+def read_text(location: Location, what: str) -> str:
+    """The text of a YAML file; :class:`InputError` where it is not UTF-8."""
     try:
-        text = location.read_bytes().decode("utf-8")
+        return location.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{location}: is not a text file in UTF-8; a recipe is YAML.") from error
-    return parse_recipe(text, location)
+        raise InputError(f"{location}: is not a text file in UTF-8; {what} is YAML.") from error
+
+
+def parse_yaml(text: str, source: Location) -> Any:
+    """What a YAML text holds; :class:`InputError` for other text, or for a key that is given twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def validated(model: type[Model], data: Any, source: Location) -> Model:
+    """``data`` as a ``model``; :class:`InputError` with one problem per wrong field, which it names."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from error
 
 
 def recipe_schema() -> str:
@@ -95,8 +113,13 @@ def _with_absolute_paths(recipe: Recipe, source: Location) -> Recipe:
         paths = ("checkpoint", "proxy", "validation", "test", "head")
         found = {path: absolute(task, path, f"tasks[{index}].{path}") for path in paths}
         tasks.append(task.model_copy(update=found))
-    store = absolute(recipe, "store", "store")
+    update: dict[str, Any] = {
+        "store": absolute(recipe, "store", "store"),
+        "base": recipe.base.model_copy(update=base),
+        "tasks": tasks,
+    }
+    if recipe.tasks_from is not None:
+        registry = absolute(recipe.tasks_from, "registry", "tasks_from.registry")
+        update["tasks_from"] = recipe.tasks_from.model_copy(update={"registry": registry})
     raise_together(problems)
-    return recipe.model_copy(
-        update={"store": store, "base": recipe.base.model_copy(update=base), "tasks": tasks}
-    )
+    return recipe.model_copy(update=update)

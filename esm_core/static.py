@@ -20,6 +20,7 @@ from esm_core.methods.esm import layer_scales
 from esm_core.plan import Plan
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
+from esm_core.unchanged import unchanged
 from esm_core.weights import Towers, Updates, open_tower
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -50,6 +51,11 @@ def finish(plan: Plan) -> Location:
     -------
     Location
         The folder; its marker holds β, sizes and the sha256 of each file.
+
+    Raises
+    ------
+    InputError
+        A checkpoint changed since it was inspected.
     """
     folder = plan.static_folder
     if is_complete(folder):
@@ -59,24 +65,25 @@ def finish(plan: Plan) -> Location:
     scales = layer_scales(update_norms(plan), plan.recipe.method)
     config = publishable_config(plan.architecture, plan.has_text)
     published = plan.architecture.model_copy(update={"model_cfg": config["model_cfg"]})
-    text = text_checkpoint(open_checkpoint(Location.parse(plan.base.url)))
-    towers = open_towers(plan)
-    base = towers.base
-    tensors = {
+    infos = {
         name: TensorInfo(tuple(tensor.shape), tensor.dtype)
         for name, tensor in empty_model(published).state_dict().items()
     }
-    tensors |= dict(text.tensors) | dict(base.tensors)
+    with unchanged(plan, base_file=True):
+        text = text_checkpoint(open_checkpoint(Location.parse(plan.base.url)))
+        towers = open_towers(plan)
+        base = towers.base
+        tensors = infos | dict(text.tensors) | dict(base.tensors)
 
-    def read(name: str) -> Tensor:
-        if name in base.tensors:
-            return merged_weight(plan, towers, name, scales, alpha).to(base.tensors[name].dtype)
-        if name in text.tensors:
-            kept: Tensor = text.read(name)
-            return kept
-        return torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
+        def read(name: str) -> Tensor:
+            if name in base.tensors:
+                return merged_weight(plan, towers, name, scales, alpha).to(base.tensors[name].dtype)
+            if name in text.tensors:
+                kept: Tensor = text.read(name)
+                return kept
+            return torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
 
-    size, sha256 = write_safetensors(folder / WEIGHTS_NAME, dict(sorted(tensors.items())), read, None)
+        size, sha256 = write_safetensors(folder / WEIGHTS_NAME, dict(sorted(tensors.items())), read, None)
     content = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     (folder / CONFIG_NAME).write_bytes(content)
     write_marker(folder, {"sha256": sha256, "bytes": size, "layer_scales": scales})

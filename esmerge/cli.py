@@ -9,7 +9,7 @@ from deployments.local import configure_environment
 configure_environment()
 
 from esm_core.errors import EsmergeError  # noqa: E402
-from esmerge.commands import channels, files, gc, merging, versions  # noqa: E402
+from esmerge.commands import channels, files, gc, merging, registry, versions  # noqa: E402
 
 app = typer.Typer(
     help="Merge fine-tuned open_clip vision models into one, without training.",
@@ -28,6 +28,8 @@ app.command("channels")(channels.channels_command)
 app.command("gc")(gc.gc_command)
 app.command("export")(files.export_command)
 app.command("convert")(files.convert_command)
+app.command("land")(registry.land_command)
+app.command("registry")(registry.registry_command)
 app.command("schema")(merging.schema_command)
 
 

@@ -8,13 +8,13 @@ from prefect.futures import PrefectFuture
 
 from esm_core.artifacts import open_version
 from esm_core.evaluate import evaluation_jobs
+from esm_core.leases import Lease, take_lease
 from esm_core.overrides import override
 from esm_core.plan import load_plan
 from esm_core.plan_page import plan_page
 from esm_core.publish import up_to_date
 from esm_core.recipe import Recipe
-from esm_core.recipe_file import load_recipe
-from esm_core.storage import Location
+from esm_core.registry import load_resolved
 from flows.alpha_search import search_alpha
 from flows.experts import build_experts
 from flows.runner import check_workers, gpu_workers, task_runner
@@ -59,7 +59,7 @@ def merge(
     str
         URL of the published version; empty for a dry run.
     """
-    loaded = override(load_recipe(recipe), alpha, rank, experts)
+    loaded = override(load_resolved(recipe), alpha, rank, experts)
     if dry_run:
         show_page(loaded.name, "dry-run", tasks.preview_merge(loaded))
         return ""
@@ -67,15 +67,18 @@ def merge(
     stages = Stages(loaded.name)
     plan_url = inspect_and_plan(loaded, stages)
     plan = load_plan(plan_url)
+    lease = take_lease(plan)
     show_page(loaded.name, "plan", plan_page(plan))
-    current = up_to_date(plan)
-    if current is not None:
-        tasks.report_unchanged(current)
-        show_version(loaded.name, current)
-        return current.folder.url
-    version_url = merge_planned(plan_url, stages)
-    show_version(loaded.name, open_version(plan.store, loaded.name, Location(version_url).name))
-    return version_url
+    version = up_to_date(plan)
+    if version is None:
+        label = merge_planned(plan_url, stages, lease)
+        version = open_version(plan.store, loaded.name, label)
+    else:
+        tasks.report_unchanged(version)
+    show_version(loaded.name, version)
+    tasks.promote_if_good(plan_url, version.label)
+    lease.release()
+    return version.folder.url
 
 
 def inspect_and_plan(recipe: Recipe, stages: Stages) -> str:
@@ -89,8 +92,8 @@ def inspect_and_plan(recipe: Recipe, stages: Stages) -> str:
     return tasks.plan_merge(found, base_facts, facts)
 
 
-def merge_planned(plan_url: str, stages: Stages) -> str:
-    """Do everything that a plan says; returns the URL of the published version."""
+def merge_planned(plan_url: str, stages: Stages, lease: Lease) -> str:
+    """Do everything that a plan says; returns the label of the published version."""
     plan = load_plan(plan_url)
     names = [task.name for task in plan.tasks]
     with gpu_workers(plan.recipe.collect.device, preferred=True):
@@ -102,6 +105,7 @@ def merge_planned(plan_url: str, stages: Stages) -> str:
     stages.gather("merging", dict(zip(weights, merged, strict=True)))
     if plan.alpha is None:
         plan_url = search_alpha(plan_url, stages)
+    lease.refresh(load_plan(plan_url))
     stages.gather("finishing", {"the merged checkpoint": tasks.finish_weights.submit(plan_url)})
     if plan.recipe.experts is not None:
         build_experts(plan_url, stages)

@@ -8,10 +8,11 @@ from esm_core.alpha.choice import choose
 from esm_core.alpha.line import write_line
 from esm_core.alpha.proxy_features import write_references
 from esm_core.alpha.scores import keep_choice, recall_choice, score
-from esm_core.artifacts import Version
+from esm_core.artifacts import Version, open_version
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routing_accuracy
 from esm_core.experts.places import expert_folder, routed_folder, router_folder
 from esm_core.experts.stage_decompose import decompose_one
+from esm_core.gate import apply_gate
 from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
@@ -153,6 +154,7 @@ def evaluate_model(plan_url: str, job: EvaluationJob) -> None:
 
 @task(name="publish", **OPTIONS)
 def publish_version(plan_url: str, stages: list[StageRecord]) -> str:
+    """The label of the published version."""
     set_threads()
     plan = load_plan(plan_url)
     routed = routing(plan)
@@ -163,4 +165,15 @@ def publish_version(plan_url: str, stages: list[StageRecord]) -> str:
     }
     version = publish(plan, metrics, stages)
     log.info("published %s %s", plan.recipe.name, version.label)
-    return version.folder.url
+    return version.label
+
+
+@task(name="promote", **OPTIONS)
+def promote_if_good(plan_url: str, label: str) -> None:
+    """Promote a version where the recipe has a gate and the version passes it; says why or why not."""
+    plan = load_plan(plan_url)
+    if plan.recipe.promote_if is None:
+        return
+    verdict = apply_gate(plan.store, plan.recipe, open_version(plan.store, plan.recipe.name, label))
+    channel, done = plan.recipe.promote_if.channel, "is on" if verdict.promote else "was not promoted to"
+    log.info("%s %s %s %s: %s", plan.recipe.name, label, done, channel, " ".join(verdict.reasons))

@@ -18,6 +18,7 @@ from esm_core.plan import Plan
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.static import merged_weight
 from esm_core.storage import Location
+from esm_core.unchanged import unchanged
 
 _FILES = ("origin.safetensors", "direction.safetensors")
 
@@ -33,16 +34,13 @@ def write_line(plan: Plan) -> Location:
     ------
     IntegrityError
         A merged weight is damaged.
+    InputError
+        A checkpoint changed since it was inspected.
     """
     folder = line_folder(plan)
     if is_complete(folder):
         return folder
-    towers = open_towers(plan)
     scales = layer_scales(update_norms(plan), plan.recipe.method)
-    shapes = {
-        name: TensorInfo(info.shape, torch.float32) for name, info in sorted(towers.base.tensors.items())
-    }
-    essential = {name: info for name, info in shapes.items() if plan.rules[name] == "essential"}
     checksums: dict[str, dict[str, int]] = {name: {} for name in _FILES}
 
     def write(file: str, tensors: dict[str, TensorInfo], compute: Callable[[str], Tensor]) -> None:
@@ -54,8 +52,12 @@ def write_line(plan: Plan) -> Location:
         write_safetensors(folder / file, tensors, read)
 
     origin, direction = _FILES
-    write(origin, shapes, lambda name: merged_weight(plan, towers, name, scales, 0.0))
-    write(direction, essential, lambda name: scales[name] * read_update(plan, name))
+    with unchanged(plan):
+        towers = open_towers(plan)
+        shapes = {n: TensorInfo(info.shape, torch.float32) for n, info in sorted(towers.base.tensors.items())}
+        essential = {name: info for name, info in shapes.items() if plan.rules[name] == "essential"}
+        write(origin, shapes, lambda name: merged_weight(plan, towers, name, scales, 0.0))
+        write(direction, essential, lambda name: scales[name] * read_update(plan, name))
     write_marker(folder, {"checksums": checksums})
     return folder
 

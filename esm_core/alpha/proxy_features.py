@@ -13,6 +13,7 @@ from esm_core.images.batches import image_batches
 from esm_core.plan import Plan
 from esm_core.stages import is_complete, write_marker
 from esm_core.storage import Location
+from esm_core.unchanged import as_inspected, unchanged
 from esm_core.weights import open_tower, read_tower
 
 
@@ -24,25 +25,24 @@ def write_references(plan: Plan, name: str) -> Location:
     Raises
     ------
     InputError
-        A proxy image that cannot be read, or features with NaN.
+        A proxy image that cannot be read, features with NaN, or an input that changed.
     """
     folder = features_folder(plan, name)
     if is_complete(folder):
         return folder
-    base = open_tower(Location.parse(plan.base.weights))
-    tuned = open_tower(Location.parse(plan.task(name).facts.checkpoint.weights))
-    arrays = {}
-    for label, checkpoint in (("base", base), ("tuned", tuned)):
-        tower = build_tower(
-            plan.architecture, read_tower(checkpoint, base), plan.recipe.evaluate.device, torch.float32
-        )
-        features = proxy_features(plan, tower, name)
-        if not torch.isfinite(features).all():
-            raise InputError(
-                f"task {name}: {checkpoint.location}: its features of the proxy images hold NaN or Inf. The "
-                "checkpoint is broken; export it again."
-            )
-        arrays[label] = features.numpy()
+    device, arrays = plan.recipe.evaluate.device, {}
+    with unchanged(plan, [name]):
+        base = open_tower(Location.parse(plan.base.weights))
+        tuned = open_tower(Location.parse(plan.task(name).facts.checkpoint.weights))
+        for label, checkpoint in (("base", base), ("tuned", tuned)):
+            tower = build_tower(plan.architecture, read_tower(checkpoint, base), device, torch.float32)
+            features = proxy_features(plan, tower, name)
+            if not torch.isfinite(features).all():
+                raise InputError(
+                    f"task {name}: {checkpoint.location}: its features of the proxy images hold NaN or Inf. "
+                    "The checkpoint is broken; export it again."
+                )
+            arrays[label] = features.numpy()
     write_arrays(folder, arrays)
     write_marker(folder, {})
     return folder
@@ -55,10 +55,16 @@ def read_references(plan: Plan, name: str) -> tuple[Tensor, Tensor]:
 
 
 def proxy_features(plan: Plan, tower: nn.Module, name: str) -> Tensor:
-    """L2-normalised features of a task's proxies by ``tower``: ``[n, embed_dim]`` float64 on the CPU."""
+    """L2-normalised features of a task's proxies by ``tower``: ``[n, embed_dim]`` float64 on the CPU.
+
+    Raises
+    ------
+    InputError
+        The proxies cannot be read, or changed since they were inspected.
+    """
     task, settings = plan.task(name), plan.recipe.evaluate
     source = open_images(Location.parse(task.spec.proxy))
-    samples = source.read(task.facts.proxies)
+    samples = as_inspected(plan, name, "proxy", source.read(task.facts.proxies))
     batches = image_batches(samples, source.location, preprocess(plan.architecture), settings.batch_size)
     with torch.inference_mode():
         features = [tower(images.to(settings.device)).cpu().double() for images, _ in batches]

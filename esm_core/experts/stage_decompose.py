@@ -12,6 +12,7 @@ from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, write_marker
 from esm_core.static import static_tower
 from esm_core.storage import Location
+from esm_core.unchanged import unchanged
 from esm_core.weights import open_tower, read_weight
 
 
@@ -25,19 +26,22 @@ def decompose_one(plan: Plan, weight: str) -> Location:
     ------
     IntegrityError
         The inputs of this weight were never collected, or are damaged.
+    InputError
+        A checkpoint changed since it was inspected.
     """
     folder = expert_folder(plan, weight)
     if is_complete(folder):
         return folder
     device, rank = plan.recipe.fuse.device, expert_settings(plan).rank
     static = linear_map(weight, static_tower(plan).read(weight)).to(device=device, dtype=torch.float64)
-    base = open_tower(Location.parse(plan.base.weights))
     experts = {}
-    for task in plan.tasks:
-        tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
-        residual = linear_map(weight, tuned).to(static) - static
-        inputs = read_shift(plan.shift_folder(task.name), weight, device).inputs
-        experts[task.name] = decompose(residual, inputs, rank)
+    with unchanged(plan):
+        base = open_tower(Location.parse(plan.base.weights))
+        for task in plan.tasks:
+            tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
+            residual = linear_map(weight, tuned).to(static) - static
+            inputs = read_shift(plan.shift_folder(task.name), weight, device).inputs
+            experts[task.name] = decompose(residual, inputs, rank)
     parts = {"A": [e.down for e in experts.values()], "B": [e.up for e in experts.values()]}
     write_arrays(folder, {name: torch.stack(part).cpu().numpy() for name, part in parts.items()})
     write_marker(folder, {"kept": {name: expert.kept for name, expert in experts.items()}})

@@ -1,7 +1,12 @@
 """What a garbage collection keeps and deletes, and why."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
+
+from esm_core.errors import InputError
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,11 @@ def span(time: timedelta) -> str:
             count = seconds // unit
             return f"{count} {name}{'' if count == 1 else 's'}"
     raise AssertionError("unreachable")
+
+
+def parse_age(text: str) -> timedelta:
+    """``7d``, ``12h``, ``0s``; :class:`InputError` for anything else."""
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)([smhdw])", text)
+    if match is None:
+        raise InputError(f"{text!r} is not an age: write a number and a unit, such as 7d, 12h, 30m or 0s.")
+    return timedelta(**{_UNITS[match[2]]: float(match[1])})

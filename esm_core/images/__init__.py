@@ -8,11 +8,11 @@ from esm_core.errors import InputError
 from esm_core.images.base import ImageSource, Sample, is_hidden, no_images
 from esm_core.images.folder import ImageFolder
 from esm_core.images.parquet import ParquetImages
-from esm_core.images.samples import choose_samples, samples_digest
+from esm_core.images.samples import choose_samples, sample_row, samples_digest
 from esm_core.images.webdataset import WebDataset
 from esm_core.storage import Location
 
-__all__ = ["ImageSource", "Sample", "choose_samples", "open_images", "samples_digest"]
+__all__ = ["ImageSource", "Sample", "choose_samples", "open_images", "sample_row", "samples_digest"]
 
 _SOURCES: tuple[type[ImageSource], ...] = (ImageFolder, WebDataset, ParquetImages)
 

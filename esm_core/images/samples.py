@@ -60,6 +60,11 @@ def samples_digest(samples: Iterable[Sample]) -> str:
     """
     digest = hashlib.sha256()
     for sample in samples:
-        row = [sample.id, sample.label, hashlib.sha256(sample.data).hexdigest()]
-        digest.update(json.dumps(row).encode("ascii") + b"\n")
+        digest.update(sample_row(sample))
     return digest.hexdigest()
+
+
+def sample_row(sample: Sample) -> bytes:
+    """What :func:`samples_digest` holds of one sample: a line with id, label and sha256 of the bytes."""
+    row = [sample.id, sample.label, hashlib.sha256(sample.data).hexdigest()]
+    return json.dumps(row).encode("ascii") + b"\n"

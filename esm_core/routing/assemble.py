@@ -20,6 +20,7 @@ from esm_core.routing.stage_fit import read_router, router_facts
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.static import static_tower
 from esm_core.storage import Location
+from esm_core.unchanged import unchanged
 from esm_core.weights import Towers, read_weight
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -37,6 +38,8 @@ def assemble(plan: Plan) -> Location:
     ------
     IntegrityError
         Experts or the router are damaged in the store.
+    InputError
+        A checkpoint changed since it was inspected.
     """
     folder = routed_folder(plan)
     if is_complete(folder):
@@ -63,7 +66,8 @@ def assemble(plan: Plan) -> Location:
         weight, _, part = name.rpartition("/")
         return read_part(plan, weight, part).to(dtype)
 
-    size, sha256 = write_safetensors(folder / EXPERTS_NAME, dict(sorted(tensors.items())), read)
+    with unchanged(plan):
+        size, sha256 = write_safetensors(folder / EXPERTS_NAME, dict(sorted(tensors.items())), read)
     facts = router_facts(plan)
     config = RoutingConfig(
         tasks=tuple(task.name for task in plan.tasks),

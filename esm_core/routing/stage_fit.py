@@ -22,6 +22,7 @@ from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.static import static_tower
 from esm_core.storage import Location
+from esm_core.unchanged import RoutingProxies
 from esm_core.weights import read_tower
 
 FOLDS = 4
@@ -40,7 +41,7 @@ def fit_router(plan: Plan) -> Location:
     Raises
     ------
     InputError
-        A proxy image that cannot be read.
+        A proxy image that cannot be read, or proxies that changed since they were inspected.
     IntegrityError
         Stored prototypes are damaged or missing.
     """
@@ -55,6 +56,7 @@ def fit_router(plan: Plan) -> Location:
         proxies = _Proxies(plan)
         parts = [proxies.statistics(task.name) for task in plan.tasks]
         held_out = _held_out(proxies, parts, candidates)
+        proxies.read.check()
         # The first of equals: candidates are listed from the simplest on.
         best = max(candidates, key=lambda name: held_out[name]["accuracy"])
         fitted = PER_IMAGE[best].fit([total(own) for own in parts])
@@ -111,6 +113,7 @@ class _Proxies:
     def __init__(self, plan: Plan) -> None:
         static = static_tower(plan)
         self._plan, self.device = plan, plan.recipe.evaluate.device
+        self.read = RoutingProxies(plan)
         self.names = [task.name for task in plan.tasks]
         tower = build_tower(plan.architecture, read_tower(static, static), self.device, torch.float32)
         self._tower = RoutedTower(tower, _no_experts(self.names))
@@ -130,8 +133,9 @@ class _Proxies:
             return
         source = open_images(Location.parse(self._plan.task(task).spec.proxy))
         prepare, size = preprocess(self._plan.architecture), self._plan.recipe.evaluate.batch_size
+        samples = self.read.watch(task, source.read(ids[fold::parts]))
         with torch.inference_mode():
-            for images, _ in image_batches(source.read(ids[fold::parts]), source.location, prepare, size):
+            for images, _ in image_batches(samples, source.location, prepare, size):
                 yield self._tower.tokens(images.to(self.device))
 
     def _ids(self, task: str) -> list[str]:

@@ -11,7 +11,8 @@ from deployments.local import run_merge
 from esm_core.artifacts import open_version, version_numbers
 from esm_core.preview import preview, recall_plan
 from esm_core.publish import up_to_date
-from esm_core.recipe_file import load_recipe, recipe_schema
+from esm_core.recipe_file import recipe_schema
+from esm_core.registry import load_resolved
 from esm_core.storage import Location
 from esm_core.store import prepare_store
 from esm_core.survey import survey
@@ -21,7 +22,7 @@ from esmerge.output import out, print_accuracy, print_json, progress
 
 def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
     """Say what a merge would do: inputs, sizes, what is cached, and every problem. Changes nothing."""
-    content = preview(survey(load_recipe(recipe)))
+    content = preview(survey(load_resolved(recipe)))
     if as_json:
         print_json(content)
         return
@@ -66,7 +67,7 @@ def merge_command(
     as_json: JsonOption = False,
 ) -> None:
     """Merge the recipe's fine-tunes and publish a new version, unless nothing has changed."""
-    loaded = load_recipe(recipe)
+    loaded = load_resolved(recipe)
     store = Location.parse(loaded.store)
     known = recall_plan(survey(loaded))
     prepare_store(store)

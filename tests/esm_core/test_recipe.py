@@ -279,7 +279,7 @@ def test_the_schema_is_json_schema_with_every_field() -> None:
     schema = json.loads(recipe_schema())
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
-    assert set(schema["required"]) == {"name", "store", "base", "tasks"}
+    assert set(schema["required"]) == {"name", "store", "base"}
     fields = fields_of(schema, schema)
     dumped = parse(MINIMAL).model_dump()
     for section, value in dumped.items():
