@@ -1,6 +1,5 @@
 """The merge flow: survey, inspect, plan, collect, merge layers, choose α, finish, publish."""
 
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from prefect import flow, runtime, unmapped
@@ -21,11 +20,11 @@ from flows.runner import check_workers, gpu_workers, task_runner
 from flows.show import show_page, show_version
 from flows.stages import Stages
 from tasks import merge as tasks
+from tasks.options import merge_run_name
 
 
 def _run_name() -> str:
-    """``merge-pets`` for ``s3://bucket/recipes/pets.yaml``, numbered apart by the time Prefect shows."""
-    return f"merge-{PurePosixPath(str(runtime.flow_run.parameters['recipe'])).stem}"
+    return merge_run_name(str(runtime.flow_run.parameters["recipe"]))
 
 
 @flow(name="merge", flow_run_name=_run_name, persist_result=False, task_runner=task_runner())
@@ -95,10 +94,7 @@ def inspect_and_plan(recipe: Recipe, stages: Stages) -> str:
 def merge_planned(plan_url: str, stages: Stages, lease: Lease) -> str:
     """Do everything that a plan says; returns the label of the published version."""
     plan = load_plan(plan_url)
-    names = [task.name for task in plan.tasks]
-    with gpu_workers(plan.recipe.collect.device, preferred=True):
-        collected = tasks.collect.map(plan_url, names)
-    stages.gather("collecting", dict(zip(names, collected, strict=True)))
+    collect_all(plan_url, stages)
     weights = plan.decomposed
     with gpu_workers(plan.recipe.fuse.device):
         merged = tasks.merge_layer.map(plan_url, weights)
@@ -114,3 +110,12 @@ def merge_planned(plan_url: str, stages: Stages, lease: Lease) -> str:
         evaluations = tasks.evaluate_model.map(plan_url, jobs)
     stages.gather("evaluating", {job.label: future for job, future in zip(jobs, evaluations, strict=True)})
     return tasks.publish_version(plan_url, stages.records)
+
+
+def collect_all(plan_url: str, stages: Stages) -> None:
+    """Collect the layer inputs of every fine-tune of a plan."""
+    plan = load_plan(plan_url)
+    names = [task.name for task in plan.tasks]
+    with gpu_workers(plan.recipe.collect.device, preferred=True):
+        collected = tasks.collect.map(plan_url, names)
+    stages.gather("collecting", dict(zip(names, collected, strict=True)))

@@ -8,12 +8,13 @@ from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from esm_core.errors import EsmergeError, InputError
 from esm_core.watch import Sight, look
-from tasks.options import OPTIONS, log_name
+from tasks.options import OPTIONS, log_name, merge_run_name
 
 log = logging.getLogger(log_name)
 
@@ -67,7 +68,12 @@ def start_merge(deployment: str, recipe: str, inputs: str) -> str:
     """
     tag = f"inputs:{inputs[:16]}"
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
+        # The server refuses this request without a limit and an order, which the client leaves out.
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
+            limit=100,
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        )
     decision = decide([run.state_type for run in runs])
     if decision == "under way":
         return "a merge of these inputs is under way or queued"
@@ -82,6 +88,7 @@ def start_merge(deployment: str, recipe: str, inputs: str) -> str:
         run = run_deployment(
             deployment,
             parameters={"recipe": recipe},
+            flow_run_name=merge_run_name(recipe),
             tags=[tag],
             timeout=0,
             as_subflow=False,
