@@ -35,11 +35,7 @@ def test_a_killed_prefect_worker_holds_no_slot_and_the_next_merge_runs(
     wait_until_it_collects(stack, lost)
     queued = stack.start_run("merge/merge", recipe=recipe)
     (worker,) = stack.processes("prefect", "worker", "start")
-    flows = [
-        p
-        for p in stack.tree()
-        if p.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == lost.replace("-", "")
-    ]
+    flows = [process for process in stack.tree() if process.environ().get("PREFECT__FLOW_RUN_ID") == lost]
     assert flows, "the run's own process"
     killed = time.monotonic()
     for process in (worker, *worker.children(recursive=True), *flows):
