@@ -66,7 +66,12 @@ def test_a_merge_is_run_from_the_form(
     page.get_by_label("rank (Optional)").fill("2")
     page.get_by_label("Select experts").click()
     page.get_by_role("option", name="on", exact=True).click()
-    expect(page.get_by_label("dry_run (Optional)")).not_to_be_checked()
+    expect(page.get_by_role("option")).to_have_count(0)
+    dry_run = page.get_by_label("dry_run (Optional)")
+    dry_run.click()
+    expect(dry_run).to_be_checked()
+    dry_run.click()
+    expect(dry_run).not_to_be_checked()
     shot("2-form")
 
     page.get_by_role("button", name="Submit").click()
@@ -75,7 +80,9 @@ def test_a_merge_is_run_from_the_form(
     (run,) = re.findall(r"flow-run/([0-9a-f-]{36})", page.url)
     shot("3-started")
     assert stack.wait(run, 240)["state_type"] == "COMPLETED", stack.logs(run)
-    expect(page.get_by_text("Completed").first).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("main").get_by_text("Completed", exact=True).first).to_be_visible()
+    expect(page.get_by_role("main").get_by_text("Running", exact=True)).to_have_count(0)
     shot("4-completed")
 
     page.get_by_role("tab", name="Artifacts").click()
@@ -83,6 +90,7 @@ def test_a_merge_is_run_from_the_form(
         expect(page.get_by_text(artifact, exact=True)).to_be_visible()
     shot("5-artifacts")
     page.get_by_text("pets-accuracy", exact=True).click()
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
     expect(page.get_by_text("esm_pp_route")).to_be_visible()
     shot("6-accuracy")
 

@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -138,6 +140,23 @@ def test_the_demo_shows_two_versions_made_by_the_platform_alone(
     for process in stack.tree():
         with contextlib.suppress(psutil.Error):
             assert not any(secret in part for secret in secrets for part in process.cmdline())
+
+
+def test_a_pushed_notification_starts_the_watch_at_once(stack: Stack) -> None:
+    """The call that docs/stack.md gives for notifications of S3."""
+    chosen = {
+        "flows": {"name": {"any_": ["watch"]}},
+        "flow_runs": {"state": {"name": {"not_any_": ["Scheduled"]}}},
+    }
+    before = ask(f"{stack.api}/flow_runs/count", chosen)
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "esmerge.finetune.landed",
+        "resource": {"prefect.resource.id": "esmerge.finetune.cars"},
+    }
+    ask(f"{stack.api}/events", [event])
+    wait_for(lambda: ask(f"{stack.api}/flow_runs/count", chosen) > before, 90)
 
 
 def credentials(stack: Stack) -> list[str]:
