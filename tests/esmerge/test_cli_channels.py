@@ -11,9 +11,9 @@ from versions import digest, make_version
 from esm_core.artifacts import version_numbers
 from esm_core.errors import InputError
 from esm_core.gc.flag import raised_flag
+from esm_core.gc.report import parse_age
 from esm_core.stages import write_marker
 from esm_core.storage import Location
-from esmerge.commands.gc import parse_age
 
 
 @pytest.fixture
