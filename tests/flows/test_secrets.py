@@ -125,6 +125,7 @@ def test_no_planted_credential_is_left_anywhere(
             command, env=verbose(**(common | changes)), cwd=tmp_path, capture_output=True, check=False
         )
         said[name] = outcome.stdout + outcome.stderr
+        print(f"{name}: {len(said[name])} bytes, exit {outcome.returncode}", flush=True)
         assert outcome.returncode == code, outcome.stderr.decode()[-3000:]
 
     run("refused", 1, recipe, PREFECT_API_AUTH_STRING="admin:wrong")
