@@ -17,11 +17,10 @@ BOUND = 700 * 2**20
 """What a header of 16 MB may take as JSON; a merge takes more."""
 
 
-def safetensors(
-    path: Path, header: bytes | dict[str, Any], data: bytes = b"", length: int | None = None
-) -> Path:
+def safetensors(path: Path, header: bytes | dict[str, Any], length: int | None = None) -> Path:
+    """A file with a header, which may claim another length, and 16 bytes of data."""
     text = json.dumps(header).encode() if isinstance(header, dict) else header
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + bytes(16))
     return path
 
 
