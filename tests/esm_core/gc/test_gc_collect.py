@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from versions import digest, make_version
 
-from esm_core.artifacts import open_version, version_numbers
+import esm_core.gc.delete
+from esm_core.artifacts import open_version, verify_version, version_numbers
 from esm_core.channels import promote, rollback
 from esm_core.claims import HELD, claim_number
 from esm_core.errors import InputError
@@ -111,6 +112,22 @@ def test_a_claim_without_a_version_is_held_for_two_days(store: Location) -> None
         label(2): "never published, and not written to for 2 days"
     }
     assert kept(collect(store, Policy(), after))[label(2)].startswith("is being published")
+
+
+def test_a_publisher_taken_for_dead_that_commits_in_time_keeps_its_version(
+    store: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = make_version(store)
+    manifest = (version.folder / "manifest.json").read_bytes()
+    (version.folder / "manifest.json").delete()
+
+    def commit(*arguments: object) -> None:
+        """Happens after gc has judged and before it deletes."""
+        (version.folder / "manifest.json").write_bytes(manifest)
+
+    monkeypatch.setattr(esm_core.gc.delete, "retire_numbers", commit)
+    assert gone(delete(store, Policy(), later())) == {}
+    verify_version(open_version(store, "pets"))
 
 
 def test_an_unreadable_manifest_is_reported_and_left(store: Location) -> None:
