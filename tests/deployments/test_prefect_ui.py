@@ -83,6 +83,7 @@ def test_a_merge_is_run_from_the_form(
     page.reload()
     expect(page.get_by_role("main").get_by_text("Completed", exact=True).first).to_be_visible()
     expect(page.get_by_role("main").get_by_text("Running", exact=True)).to_have_count(0)
+    expect(page.get_by_text(re.compile(r"\d+ Task runs"))).to_be_visible()
     shot("4-completed")
 
     page.get_by_role("tab", name="Artifacts").click()
@@ -90,8 +91,9 @@ def test_a_merge_is_run_from_the_form(
         expect(page.get_by_text(artifact, exact=True)).to_be_visible()
     shot("5-artifacts")
     page.get_by_text("pets-accuracy", exact=True).click()
+    page.wait_for_url(re.compile(r"/artifacts/key/pets-accuracy"))
     page.locator("a[href*='/artifacts/artifact/']").first.click()
-    expect(page.get_by_text("esm_pp_route")).to_be_visible()
+    expect(page.get_by_text("normalised", exact=True).first).to_be_visible()
     shot("6-accuracy")
 
     manifest = stack.manifest("ui")
