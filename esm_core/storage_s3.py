@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import logging
 import os
 import random
 import re
@@ -113,6 +114,9 @@ def filesystem(asynchronous: bool = False) -> SteadyS3:
 
     ``AWS_MAX_ATTEMPTS`` and ``AWS_RETRY_MODE`` override the number and the manner of repetitions.
     """
+    # At DEBUG it writes the headers it signs, key id and session token among them, wherever DEBUG goes.
+    for name in ("botocore", "aiobotocore"):
+        logging.getLogger(name).setLevel(max(logging.getLogger(name).level, logging.INFO))
     retries: dict[str, Any] = {}
     # botocore ranks what code says above the environment, so code says nothing where the environment does.
     if "AWS_MAX_ATTEMPTS" not in os.environ:
