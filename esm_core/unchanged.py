@@ -12,8 +12,8 @@ from typing import Literal
 
 from esm_core.checkpoints import resolve_checkpoint
 from esm_core.errors import InputError, TransientStorageError
+from esm_core.facts import CheckpointFacts
 from esm_core.images import Sample, sample_row
-from esm_core.inspection import CheckpointFacts
 from esm_core.plan import Plan
 from esm_core.storage import Location
 
