@@ -49,7 +49,7 @@ def shot(page: Page) -> Callable[[str], None]:
     return take
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_merge_is_run_from_the_form(
     stack: Stack, world: World, page: Page, shot: Callable[[str], None]
 ) -> None:

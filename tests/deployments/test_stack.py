@@ -19,7 +19,13 @@ from stacks import BUCKET, ROOT, Stack, free_base, refused_stack, running_stack,
 from deployments.stack.http import ask
 from deployments.stack.layout import PORTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.s3, pytest.mark.dask]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.server,
+    pytest.mark.s3,
+    pytest.mark.dask,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture
@@ -113,7 +119,6 @@ def test_a_part_that_dies_stops_the_stack_and_is_named(tmp_path: Path) -> None:
         assert not any(process.is_running() for process in tree)
 
 
-@pytest.mark.timeout(500)
 def test_the_demo_shows_two_versions_made_by_the_platform_alone(
     stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -26,7 +26,7 @@ def wait_until_it_collects(stack: Stack, run: str) -> None:
     )
 
 
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(900)
 def test_a_killed_prefect_worker_holds_no_slot_and_the_next_merge_runs(
     stack: Stack, make_world: Callable[..., World]
 ) -> None:
@@ -51,7 +51,7 @@ def test_a_killed_prefect_worker_holds_no_slot_and_the_next_merge_runs(
     assert stack.model_digest("worker-killed") == stack.model_digest("worker-untouched")
 
 
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(900)
 def test_a_prefect_server_that_is_killed_costs_no_merge(
     stack: Stack, make_world: Callable[..., World]
 ) -> None:
