@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from prefect import flow, runtime, unmapped
+from prefect import flow, unmapped
 from prefect.futures import PrefectFuture
 
 from esm_core.artifacts import open_version
@@ -17,17 +17,12 @@ from esm_core.registry import load_resolved
 from flows.alpha_search import search_alpha
 from flows.experts import build_experts
 from flows.runner import check_workers, gpu_workers, task_runner
-from flows.show import show_page, show_version
+from flows.show import name_run, show_page, show_version
 from flows.stages import Stages
 from tasks import merge as tasks
-from tasks.options import merge_run_name
 
 
-def _run_name() -> str:
-    return merge_run_name(str(runtime.flow_run.parameters["recipe"]))
-
-
-@flow(name="merge", flow_run_name=_run_name, persist_result=False, task_runner=task_runner())
+@flow(name="merge", persist_result=False, task_runner=task_runner())
 def merge(
     recipe: str,
     alpha: str = "recipe",
@@ -59,6 +54,7 @@ def merge(
         URL of the published version; empty for a dry run.
     """
     loaded = override(load_resolved(recipe), alpha, rank, experts)
+    name_run(f"merge-{loaded.name}")
     if dry_run:
         show_page(loaded.name, "dry-run", tasks.preview_merge(loaded))
         return ""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import httpx
+from prefect import runtime
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -18,6 +19,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
 from esm_core.artifacts import Version
@@ -27,6 +29,12 @@ from tasks.options import log_name
 log = logging.getLogger(log_name)
 
 _SECONDS_BETWEEN_UPDATES = 2.0
+
+
+def name_run(name: str) -> None:
+    """Give this flow run a name that says what it makes."""
+    with _best_effort(), get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(str(runtime.flow_run.id)), name=name)
 
 
 def show_page(name: str, kind: str, page: str) -> None:

@@ -26,4 +26,4 @@ def watch(recipe: str, deployment: str = "merge/merge") -> str:
         return "there is too little to merge yet"
     if sight.current:
         return f"up to date: {sight.current}"
-    return tasks.start_merge(deployment, recipe, sight.inputs)
+    return tasks.start_merge(deployment, recipe, sight.name, sight.inputs)

@@ -5,7 +5,6 @@ that may pass are retried.
 """
 
 import os
-from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -29,11 +28,6 @@ OPTIONS: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": is_transient,
 }
-
-
-def merge_run_name(recipe: str) -> str:
-    """``merge-pets`` for ``s3://bucket/recipes/pets.yaml``."""
-    return f"merge-{PurePosixPath(recipe).stem}"
 
 
 def set_threads() -> None:

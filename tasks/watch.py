@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 
 from esm_core.errors import EsmergeError, InputError
 from esm_core.watch import Sight, look
-from tasks.options import OPTIONS, log_name, merge_run_name
+from tasks.options import OPTIONS, log_name
 
 log = logging.getLogger(log_name)
 
@@ -39,7 +39,7 @@ def look_at(recipe: str) -> Sight | None:
 
 
 @task(name="start-merge", **OPTIONS)
-def start_merge(deployment: str, recipe: str, inputs: str) -> str:
+def start_merge(deployment: str, recipe: str, name: str, inputs: str) -> str:
     """Start the merge deployment, once for one set of inputs.
 
     A run that failed or crashed is followed by another one, but there are three at most: then
@@ -51,6 +51,8 @@ def start_merge(deployment: str, recipe: str, inputs: str) -> str:
         ``flow/deployment``, such as ``merge/merge``.
     recipe : str
         URL of the recipe.
+    name : str
+        Of the artifact.
     inputs : str
         Digest of the inputs; runs carry it as a tag.
 
@@ -88,7 +90,7 @@ def start_merge(deployment: str, recipe: str, inputs: str) -> str:
         run = run_deployment(
             deployment,
             parameters={"recipe": recipe},
-            flow_run_name=merge_run_name(recipe),
+            flow_run_name=f"merge-{name}",
             tags=[tag],
             timeout=0,
             as_subflow=False,

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from services import Command
 from world import World
@@ -17,10 +18,15 @@ from flows.show import artifact_key
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
 
+def newest_run(client: SyncPrefectClient, recipe: Path) -> FlowRun:
+    runs = client.read_flow_runs(limit=200, sort=FlowRunSort.START_TIME_DESC)
+    return next(run for run in runs if run.parameters.get("recipe") == str(recipe))
+
+
 def artifacts_of_newest_run(recipe: Path) -> dict[str, Any]:
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(limit=200, sort=FlowRunSort.START_TIME_DESC)
-        newest = next(run for run in runs if run.parameters.get("recipe") == str(recipe))
+        newest = newest_run(client, recipe)
+        assert newest.name == "merge-pets"
         of_run = {"artifacts": {"flow_run_id": {"any_": [str(newest.id)]}}}
         found = httpx.post(f"{client.api_url}artifacts/filter", json=of_run).raise_for_status().json()
         return {artifact["key"]: artifact for artifact in found}

@@ -46,7 +46,7 @@ def test_changed_inputs_start_one_merge(
     world: World, esmerge: Command, deployment: str, client: SyncPrefectClient
 ) -> None:
     recipe = world.recipe_path
-    assert watch(str(recipe), deployment).startswith("started merge-recipe")
+    assert watch(str(recipe), deployment).startswith("started merge-pets")
     assert "under way or queued" in watch(str(recipe), deployment)
     (run,) = started(client, recipe)
     assert run.state_type == StateType.SCHEDULED
