@@ -1,9 +1,10 @@
-# Two commands: `make demo` and `make test`. Each does all the set-up it needs, in .venv.
+# Each command does all the set-up it needs, in .venv.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= .demo
+STACK  ?= .stack
 
 # One thread per process: parallel tasks use the cores, and a second pool of threads only slows them.
 export OMP_NUM_THREADS ?= 1
@@ -11,12 +12,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo stack stack-demo test test-all lint clean
 
 help:
 	@echo "make demo      train a few small fine-tunes on real images, merge them, print the table"
 	@echo "make test      lint, type check, and every test that takes seconds"
 	@echo "make test-all  the slow tests too"
+	@echo "make stack     start the platform here: S3, Prefect, Dask (Ctrl-C stops it)"
+	@echo "make stack-demo  beside it: fine-tunes land, and the platform merges by itself"
 	@echo "make clean     remove $(VENV) and $(DEMO)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -32,6 +35,13 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Next: $(BIN)/esmerge show --store $(DEMO)/store demo"
 	@echo "      edit a copy of $(DEMO)/recipe.yaml and run: $(BIN)/esmerge merge YOUR_RECIPE"
+
+# exec: a signal to make's child is a signal to the stack.
+stack: $(VENV)/.installed
+	@exec $(BIN)/python -m deployments.stack --state $(STACK)
+
+stack-demo: $(VENV)/.installed
+	@$(BIN)/python -m deployments.stack_demo --state $(STACK) --demo $(DEMO) $(STACK_DEMO_FLAGS)
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .

@@ -1,0 +1,31 @@
+"""JSON over HTTP, to the parts of a stack."""
+
+import json
+import urllib.request
+from typing import Any
+
+
+def ask(url: str, body: Any = None, method: str | None = None) -> Any:
+    """The JSON that a server of the stack answers with.
+
+    Parameters
+    ----------
+    url : str
+        ``http://`` only.
+    body : optional
+        Sent as JSON, by POST.
+    method : str, optional
+        Another method.
+
+    Raises
+    ------
+    OSError
+        No answer, or an answer that is an error.
+    """
+    if not url.startswith("http://"):
+        raise ValueError(f"{url}: only http:// is asked")
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        text = answer.read()
+    return json.loads(text) if text else None

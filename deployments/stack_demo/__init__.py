@@ -1,0 +1,1 @@
+"""Fine-tunes land in a running stack, and the platform does the rest."""
