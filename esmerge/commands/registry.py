@@ -4,6 +4,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from deployments.notify import announce
 from esm_core.claims import version_label
 from esm_core.errors import InputError
 from esm_core.recipe import Activation, ZeroShotSpec
@@ -75,11 +76,13 @@ def land_command(
         copy=copy,
     )
     landed = land(Location.parse(registry), landing, force)
+    told = announce(landed.task, landed.version, landed.url) if landed.fresh else ""
     if as_json:
         facts = {"task": landed.task, "version": landed.version, "url": landed.url, "landed": landed.fresh}
         print_json(facts)
     elif landed.fresh:
         out.print(f"landed {landed.task} {landed.version} at {landed.url}")
+        out.print(told)
     else:
         out.print(f"nothing landed: {landed.task} {landed.version} holds the same (--force lands it again)")
 
