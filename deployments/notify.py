@@ -5,6 +5,8 @@ import os
 LANDED = "esmerge.finetune.landed"
 """The event that starts the deployment ``watch``."""
 
+_SECONDS = 10.0
+
 
 def announce(task: str, version: str, url: str) -> str:
     """Tell the Prefect server that a fine-tune has landed. Nothing that goes wrong here is raised.
@@ -34,6 +36,11 @@ def announce(task: str, version: str, url: str) -> str:
 def _send(task: str, version: str, url: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
 
     resource = {"prefect.resource.id": f"esmerge.finetune.{task}.{version}", "prefect.resource.name": task}
     event = Event(
@@ -42,5 +49,6 @@ def _send(task: str, version: str, url: str) -> None:
         payload={"task": task, "version": version, "url": url},
     )
     # Not emit_event: it sends from a background thread, and nobody learns whether that went well.
-    with get_client(sync_client=True) as client:
+    impatient = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: _SECONDS})
+    with impatient, get_client(sync_client=True) as client:
         client.request("POST", "/events", json=[event.model_dump(mode="json")])

@@ -73,9 +73,10 @@ def _group(location: Location) -> zarr.Group:
 def _store(location: Location, read_only: bool) -> LocalStore | FsspecStore:
     if location.is_local:
         return LocalStore(location.path, read_only=read_only)
+    from esm_core.storage_s3 import filesystem  # s3fs is optional
+
     # Zarr runs an event loop of its own: `asynchronous=True` gives it a filesystem nobody else uses.
-    options: dict[str, Any] = {"use_listings_cache": False}
-    return FsspecStore.from_url(location.url, storage_options=options, read_only=read_only)
+    return FsspecStore(filesystem(asynchronous=True), read_only=read_only, path=location.path)
 
 
 def _array(root: zarr.Group, path: str, shape: tuple[int, ...]) -> Any:

@@ -81,6 +81,18 @@ def open_version(store: Location, name: str, version: str | int = "latest") -> V
     return _open(folder, number)
 
 
+def published_versions(store: Location, name: str) -> list[Version]:
+    """The committed versions, ascending; one that the garbage collector takes meanwhile is left out."""
+    found = []
+    for number in version_numbers(store, name):
+        try:
+            found.append(open_version(store, name, number))
+        except InputError:
+            if _committed(artifact_folder(store, name), number):
+                raise
+    return found
+
+
 def read_version(store: Location, name: str, version: str | int, read: Callable[[Version], T]) -> T:
     """What ``read`` makes of a version that :func:`open_version` finds.
 

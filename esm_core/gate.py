@@ -144,4 +144,4 @@ def _tasks(manifest: Manifest) -> dict[str, Any]:
 
 
 def _test(manifest: Manifest, task: str) -> Any:
-    return (_tasks(manifest)[task].get("test") or {}).get("sha256")
+    return (_tasks(manifest).get(task, {}).get("test") or {}).get("sha256")

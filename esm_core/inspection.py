@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from esm_core.checkpoints import (
     VisionCheckpoint,
@@ -21,6 +20,7 @@ from esm_core.checkpoints import (
     write_safetensors,
 )
 from esm_core.errors import InputError, raise_together
+from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.images import choose_samples, open_images, samples_digest
 from esm_core.recipe import Recipe, TaskSpec
 from esm_core.storage import Location
@@ -28,70 +28,6 @@ from esm_core.store import recall, remember
 from esm_core.weights import read_weight
 
 Lookup = Callable[[Location, str, dict[str, Any], Callable[[], dict[str, Any]]], dict[str, Any]]
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class CheckpointFacts(_Facts):
-    """A checkpoint as it was inspected.
-
-    Attributes
-    ----------
-    url : str
-        As in the recipe.
-    weights : str
-        Where its weights are read from: ``url``, or its import in the store.
-    sha256 : str
-        Of the file.
-    tensors_sha256 : str
-        Of the vision tower's names, dtypes and values, whatever the file's format.
-    bytes : int
-    layout : str
-    fingerprint : str
-        Of the file at ``url``, when it was inspected.
-    """
-
-    url: str
-    weights: str
-    sha256: str
-    tensors_sha256: str
-    bytes: int
-    layout: str
-    fingerprint: str
-
-
-class ImagesFacts(_Facts):
-    """Labelled images: where they are, how many, and a digest of contents and labels."""
-
-    url: str
-    count: int
-    sha256: str
-
-
-class TaskFacts(_Facts):
-    """One task as it was inspected.
-
-    Attributes
-    ----------
-    proxies, proxies_sha256
-        Ids of the chosen proxy samples, in order, and a digest of their contents.
-    routing_proxies, routing_proxies_sha256
-        The same of those the router is fitted on; where experts are asked for.
-    head_sha256 : str, optional
-        Of the linear head's file.
-    """
-
-    name: str
-    checkpoint: CheckpointFacts
-    proxies: list[str]
-    proxies_sha256: str
-    routing_proxies: list[str] = []
-    routing_proxies_sha256: str | None = None
-    test: ImagesFacts | None = None
-    validation: ImagesFacts | None = None
-    head_sha256: str | None = None
 
 
 def inspect_base(recipe: Recipe) -> CheckpointFacts:

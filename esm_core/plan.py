@@ -12,8 +12,9 @@ from esm_core.alpha.choice import ChosenAlpha
 from esm_core.architecture import Architecture
 from esm_core.checkpoints import TensorInfo
 from esm_core.errors import IntegrityError
+from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.heads import head_identity
-from esm_core.inspection import CheckpointFacts, TaskFacts, check_distinct
+from esm_core.inspection import check_distinct
 from esm_core.layers import SMALL_MATRICES, layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.methods import BASELINES

@@ -67,7 +67,11 @@ def parse_yaml(text: str, source: Location) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
+        # Not the error's own text, which quotes the line: that may hold a URL with credentials.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        told = " ".join(str(problem or error).split())
+        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise InputError(f"{source}: is not valid YAML: {told}{place}.") from None
 
 
 def validated(model: type[Model], data: Any, source: Location) -> Model:
@@ -75,7 +79,8 @@ def validated(model: type[Model], data: Any, source: Location) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from error
+        # The cause would print every value, and one may be a URL with credentials.
+        raise InputError(*(f"{source}: {_describe(item)}" for item in error.errors())) from None
 
 
 def recipe_schema() -> str:
@@ -90,8 +95,13 @@ def _describe(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown key; check its spelling against the recipe reference."
     message = str(item["msg"]).removeprefix("Value error, ")
-    got = "" if item["type"] in ("missing", "value_error") else f" (got {reprlib.repr(item['input'])})"
+    hidden = item["type"] in ("missing", "value_error") or _may_tell_a_secret(repr(item["input"]))
+    got = "" if hidden else f" (got {reprlib.repr(item['input'])})"
     return f"{field}: {message}{got}." if field else f"{message}."
+
+
+def _may_tell_a_secret(text: str) -> bool:
+    return "@" in text or "X-Amz-" in text
 
 
 def _with_absolute_paths(recipe: Recipe, source: Location) -> Recipe:

@@ -3,6 +3,10 @@
 A :class:`Location` is a URL and nothing more, so it can be sent to another machine. The filesystem
 behind it is made where it is used, because s3fs does not survive a fork.
 
+Every method raises :class:`~esm_core.errors.TransientStorageError` where storage fails in a way that may
+pass, after the patience that :mod:`esm_core.storage_s3` states, and :class:`~esm_core.errors.InputError`
+where it will not: nothing there, access refused, disk full.
+
 Notes
 -----
 S3 access (keys, profile, region, ``AWS_ENDPOINT_URL``) comes from the standard AWS environment
@@ -10,8 +14,8 @@ only. A URL that carries credentials is refused, so none can reach a manifest or
 """
 
 import contextlib
-import errno
 import hashlib
+import io
 import json
 import os
 import posixpath
@@ -19,13 +23,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO
+from typing import IO, TYPE_CHECKING, cast
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from esm_core.errors import InputError
 from esm_core.storage_errors import storage_errors
+
+if TYPE_CHECKING:  # s3fs is optional
+    from esm_core.storage_s3 import SteadyS3
 
 
 @dataclass(frozen=True, order=True)
@@ -55,25 +62,36 @@ class Location:
             raise InputError("A path or URL holds a NUL character; give a path, file:// or s3:// URL.")
         scheme, separator, rest = text.partition("://")
         if not separator:
+            if text.startswith(("s3:", "file:")):
+                raise InputError("A URL begins with s3:// or file://, with two slashes.")
             if relative_to is None or os.path.isabs(os.path.expanduser(text)):
                 return cls("file://" + os.path.abspath(os.path.expanduser(text)))
             scheme, _, folder = relative_to.url.partition("://")
             root, _, path = folder.partition("/")
             return cls(_normal(scheme, root, posixpath.join(path, text)))
         if scheme not in ("file", "s3"):
-            raise InputError(f"{scheme}:// is not supported; use a path, file:// or s3://.")
+            # Only what can be a scheme is repeated; anything else may be part of a credential.
+            shown = f"{scheme}://" if scheme.isalnum() and len(scheme) < 10 else "This kind of URL"
+            raise InputError(f"{shown} is not supported; use a path, file:// or s3://.")
         root, _, path = rest.partition("/")
-        if "@" in root or (scheme == "s3" and "?" in rest):
+        # A secret may hold a slash, so that the @ comes after what looks like the bucket.
+        signed = scheme == "s3" and "?" in rest
+        if "@" in root or (":" in root and "@" in path) or signed:
             raise InputError(
                 f"The {scheme}:// URL carries credentials or a query; remove them and use the AWS "
                 "environment variables or a profile."
             )
         if scheme == "s3" and not root.replace("-", "").replace(".", "").replace("_", "").isalnum():
-            raise InputError(f"{text}: an s3:// URL needs a bucket, as in s3://bucket/folder.")
+            raise InputError(
+                "An s3:// URL needs a bucket of letters, digits, '.', '_' and '-': s3://bucket/folder."
+            )
         bucket = root if scheme == "s3" else ""
         return cls(_normal(scheme, bucket, path))
 
     def __truediv__(self, part: str) -> "Location":
+        """What is below this place; :class:`InputError` for a part that leads out of it."""
+        if {".", ".."} & set(part.split("/")) or "\0" in part:
+            raise InputError(f"{self}: {part!r} would lead out of this folder.")
         return Location(f"{self.url}/{part.strip('/')}")
 
     def __str__(self) -> str:
@@ -99,9 +117,15 @@ class Location:
     @property
     def fs(self) -> AbstractFileSystem:
         """The filesystem, one cached instance per process, never caching a listing."""
-        if self.is_local:
-            return fsspec.filesystem("file")
-        return fsspec.filesystem("s3", use_listings_cache=False)
+        return fsspec.filesystem("file") if self.is_local else self._s3
+
+    @property
+    def _s3(self) -> "SteadyS3":
+        try:
+            from esm_core.storage_s3 import filesystem
+        except ImportError as error:
+            raise InputError(f"{self}: S3 needs s3fs. Install it with: pip install 'esmerge[s3]'") from error
+        return filesystem()
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes from ``start`` up to ``end`` (the whole file by default)."""
@@ -175,6 +199,10 @@ class Location:
 
     def write_bytes(self, data: bytes) -> None:
         """Write or replace the file in one step: a reader sees the old bytes or the new ones."""
+        if not self.is_local and len(data) < 64 * 1024**2:
+            with storage_errors(self, "write"):
+                self._s3.pipe_file(self.path, data)
+            return
         with self.writer() as stream:
             stream.write(data)
 
@@ -184,20 +212,15 @@ class Location:
         Notes
         -----
         Locally the bytes go to a temporary file that is hard-linked into place, so a reader never
-        sees part of them; on S3 a conditional PUT does both.
+        sees part of them; on S3 a conditional PUT does both. Where the answer to that PUT was lost, the
+        object is read back: it is ours if it holds exactly ``data``, so give every caller other bytes.
         """
         with storage_errors(self, "write"):
             if self.is_local:
                 return self._create_local(data)
-            try:
-                self.fs.pipe_file(self.path, data, mode="create")
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno == errno.EINVAL and self.fs.exists(self.path):
-                    return False
-                raise
-            return True
+            from esm_core.storage_s3 import put_if_absent
+
+            return put_if_absent(self._s3, self.path, data)
 
     def _create_local(self, data: bytes) -> bool:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
@@ -232,25 +255,30 @@ class Location:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(temporary)
                 return
-            stream = self.fs.open(self.path, "wb", autocommit=False)
-            try:
-                yield stream
-                stream.close()
-                stream.commit()
-            except BaseException:
-                stream.discard()
-                raise
+            from esm_core.storage_s3 import uploading
+
+            with uploading(self._s3, self.path) as stream:
+                yield cast(IO[bytes], stream)
 
     def open(self) -> IO[bytes]:
-        """A seekable stream for reading."""
+        """A seekable stream for reading; what it gives is never silently short, or of two objects."""
         with storage_errors(self, "read"):
-            stream: IO[bytes] = self.fs.open(self.path, "rb")
-            return stream
+            if self.is_local:
+                stream: IO[bytes] = open(self.path, "rb")  # noqa: SIM115  the caller closes it
+                return stream
+            from esm_core.storage_s3 import READ_AHEAD, ObjectReader
+
+            return io.BufferedReader(ObjectReader(self._s3, self.path), READ_AHEAD)
 
     def delete(self) -> None:
         """Remove the file or the whole folder; nothing happens where there is none."""
         with storage_errors(self, "delete"), contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.path, recursive=True)
+            if self.is_local:
+                self.fs.rm(self.path, recursive=True)
+                return
+            from esm_core.storage_s3 import delete_all
+
+            delete_all(self._s3, self.path)
 
     def entries(self) -> dict[str, tuple[int, datetime]]:
         """Relative path → bytes and time of the last change, for every file below this folder."""

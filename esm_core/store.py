@@ -16,6 +16,9 @@ Layout (contract; a change needs a new format number and a reader for the old on
     {store}/zero-shot/{digest}.safetensors heads made of class names
     {store}/evaluations/{digest}.json    accuracy of one model on one task
     {store}/artifacts/{name}/v000001/    published versions
+    {store}/artifacts/{name}/channels/   where channels point, and pointed
+    {store}/leases/{uuid}.json           what running merges need
+    {store}/gc/running.json              a garbage collection is deleting
 """
 
 import json

@@ -12,8 +12,8 @@ from typing import Literal
 
 from esm_core.checkpoints import resolve_checkpoint
 from esm_core.errors import InputError, TransientStorageError
+from esm_core.facts import CheckpointFacts
 from esm_core.images import Sample, sample_row
-from esm_core.inspection import CheckpointFacts
 from esm_core.plan import Plan
 from esm_core.storage import Location
 
@@ -138,11 +138,15 @@ def _check(who: str, facts: CheckpointFacts, file_is_read: bool = False) -> None
     if facts.weights != facts.url and not file_is_read:
         return
     file = Location.parse(facts.url)
-    if not file.is_file():
+    try:
+        now = file.fingerprint()
+    except InputError as error:
+        if file.is_file():
+            raise
         raise InputError(
             f"{who}: {file}: was deleted since the merge began. Put it back, or take it out of the recipe."
-        )
-    if file.fingerprint() != facts.fingerprint:
+        ) from error
+    if now != facts.fingerprint:
         raise InputError(f"{who}: {file}: {_REMEDY}")
 
 

@@ -94,10 +94,7 @@ def inspect_and_plan(recipe: Recipe, stages: Stages) -> str:
 def merge_planned(plan_url: str, stages: Stages, lease: Lease) -> str:
     """Do everything that a plan says; returns the label of the published version."""
     plan = load_plan(plan_url)
-    names = [task.name for task in plan.tasks]
-    with gpu_workers(plan.recipe.collect.device, preferred=True):
-        collected = tasks.collect.map(plan_url, names)
-    stages.gather("collecting", dict(zip(names, collected, strict=True)))
+    collect_all(plan_url, stages)
     weights = plan.decomposed
     with gpu_workers(plan.recipe.fuse.device):
         merged = tasks.merge_layer.map(plan_url, weights)
@@ -113,3 +110,12 @@ def merge_planned(plan_url: str, stages: Stages, lease: Lease) -> str:
         evaluations = tasks.evaluate_model.map(plan_url, jobs)
     stages.gather("evaluating", {job.label: future for job, future in zip(jobs, evaluations, strict=True)})
     return tasks.publish_version(plan_url, stages.records)
+
+
+def collect_all(plan_url: str, stages: Stages) -> None:
+    """Collect the layer inputs of every fine-tune of a plan."""
+    plan = load_plan(plan_url)
+    names = [task.name for task in plan.tasks]
+    with gpu_workers(plan.recipe.collect.device, preferred=True):
+        collected = tasks.collect.map(plan_url, names)
+    stages.gather("collecting", dict(zip(names, collected, strict=True)))

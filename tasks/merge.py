@@ -12,8 +12,9 @@ from esm_core.artifacts import Version, open_version
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routing_accuracy
 from esm_core.experts.places import expert_folder, routed_folder, router_folder
 from esm_core.experts.stage_decompose import decompose_one
+from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.gate import apply_gate
-from esm_core.inspection import CheckpointFacts, TaskFacts, inspect_base, inspect_task
+from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
 from esm_core.plan_page import preview_page

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from services import esmerge, prefect_server, s3
+from services import esmerge, faulty_s3, prefect_server, s3
 from world import World, build_world
 
-__all__ = ["esmerge", "prefect_server", "s3"]
+__all__ = ["esmerge", "faulty_s3", "prefect_server", "s3"]
 
 torch.set_num_threads(1)
 

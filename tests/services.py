@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from s3_proxy import FaultyProxy, faulty_proxy
 
 from esm_core.storage import Location
 
@@ -115,6 +116,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+@pytest.fixture
+def faulty_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy in front of the S3 server that S3 clients now use; its ``faults`` are the test's to set."""
+    with faulty_proxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
 
 
 def _wait_for_s3(process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -165,7 +165,7 @@ def running_stack(state: Path, base: int) -> Iterator[Stack]:
         process = subprocess.Popen(**stack_command(state, base), stdout=stream, stderr=stream)
     stack = Stack(process, Layout(state, base=base), output)
     try:
-        wait_for(lambda: STARTED in stack.said() or process.poll() is not None, 180, stack.said)
+        wait_for(lambda: STARTED in stack.said() or process.poll() is not None, 300, stack.said)
         assert STARTED in stack.said(), stack.said()
         yield stack
     finally:

@@ -102,7 +102,7 @@ def _start_all(layout: Layout, environment: Mapping[str, str], children: list[Ch
 
 def _prepare_bucket(environment: Mapping[str, str], storage: Child) -> bool:
     """Make the bucket; returns whether the recipe of the schedules is in it already."""
-    bucket = Location(f"s3://{BUCKET}")
+    bucket, recipe = Location(f"s3://{BUCKET}"), Location.parse(environment["ESMERGE_RECIPE"])
     deadline = time.monotonic() + _SECONDS_TO_START
     while True:
         try:
@@ -110,11 +110,12 @@ def _prepare_bucket(environment: Mapping[str, str], storage: Child) -> bool:
                 bucket.fs.mkdir(bucket.path)
             # The gateway answers before it has a volume to write to.
             (bucket / ".ready").write_bytes(b"")
-            return Location.parse(environment["ESMERGE_RECIPE"]).is_file()
+            break
         except (EsmergeError, OSError) as error:
             if time.monotonic() > deadline or storage.ended() is not None:
                 raise storage.failure(f"takes no files ({error})") from error
             time.sleep(0.3)
+    return recipe.is_file()
 
 
 def _register(environment: Mapping[str, str], layout: Layout, say: Say) -> None:

@@ -57,7 +57,7 @@ def run_demo(models: Path, quick: bool, seconds: float) -> None:
     for finetune in first:
         _land(place, finetune, tell=False)
     recipe = Location.parse(os.environ["ESMERGE_RECIPE"])
-    recipe.write_bytes(recipe_text(place).encode())
+    recipe.write_bytes(recipe_text(place, quick).encode())
     _turn_on_the_schedule(api)
     print(f"The recipe is {recipe}: it merges whatever is in the registry. From here on, hands off.\n")
     follower = Follower(api, api.removesuffix("/api") + "/v2", lambda line: print(line, flush=True))

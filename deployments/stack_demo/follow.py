@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from deployments.stack.http import ask
@@ -14,6 +14,8 @@ Say = Callable[[str], None]
 
 _PAGE = 200
 _POLL = 1.0
+_LAST_LINES = 4.0
+_LATEST = timedelta(minutes=2)
 _BAD = ("FAILED", "CRASHED", "CANCELLED")
 
 
@@ -40,7 +42,7 @@ class Follower:
     lines: list[str] = field(default_factory=list)
     """Every logged line so far."""
     _states: dict[str, str] = field(default_factory=dict)
-    _logged: dict[str, int] = field(default_factory=dict)
+    _logged: set[str] = field(default_factory=set)
     _flows: dict[str, str] = field(default_factory=dict)
 
     def until(self, what: str, seconds: float, found: Callable[[], Found | None]) -> Found:
@@ -61,6 +63,8 @@ class Follower:
             result = found()
             ended = all(run["state_type"] == "COMPLETED" or run["id"] in bad for run in runs)
             if result is not None and ended:
+                time.sleep(_LAST_LINES)
+                self.poll()
                 return result
             if time.monotonic() > deadline:
                 last = f"{self._name(runs[-1])}, {self.link(runs[-1])}" if runs else "none"
@@ -76,26 +80,31 @@ class Follower:
             if self._states.get(run["id"]) != run["state_name"]:
                 self._states[run["id"]] = run["state_name"]
                 self.say(f"{_now()}  {self._name(run):32} {run['state_name']}")
-            self._say_logs(run)
+        if runs:
+            self._say_logs(runs)
         return runs
 
     def link(self, run: dict[str, Any]) -> str:
         """Where a person sees the run."""
         return f"{self.ui}/runs/flow-run/{run['id']}"
 
-    def _say_logs(self, run: dict[str, Any]) -> None:
-        while True:
-            offset = self._logged.get(run["id"], 0)
-            chosen = {"flow_run_id": {"any_": [run["id"]]}, "level": {"ge_": 20}}
+    def _say_logs(self, runs: list[dict[str, Any]]) -> None:
+        """Workers send what they log in batches, so a line can come after later ones."""
+        names = {run["id"]: self._name(run) for run in runs}
+        after = datetime.now(UTC) - _LATEST
+        chosen = {"flow_run_id": {"any_": list(names)}, "timestamp": {"after_": after.isoformat()}}
+        offset, page = 0, list[dict[str, Any]]([{}])
+        while page:
             body = {"logs": chosen, "sort": "TIMESTAMP_ASC", "limit": _PAGE, "offset": offset}
             page = ask(f"{self.api}/logs/filter", body)
-            self._logged[run["id"]] = offset + len(page)
+            offset += len(page)
             for log in page:
+                if log["id"] in self._logged:
+                    continue
+                self._logged.add(log["id"])
                 self.lines.append(log["message"])
                 if log["name"].startswith(("esm", "prefect.flow_runs")) and "\n" not in log["message"]:
-                    self.say(f"{log['timestamp'][11:19]}  {self._name(run):32} {log['message']}")
-            if len(page) < _PAGE:
-                return
+                    self.say(f"{log['timestamp'][11:19]}  {names[log['flow_run_id']]:32} {log['message']}")
 
     def _name(self, run: dict[str, Any]) -> str:
         flow = run["flow_id"]

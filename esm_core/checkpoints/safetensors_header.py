@@ -16,7 +16,8 @@ from esm_core.errors import InputError
 from esm_core.storage import Location
 
 LENGTH_BYTES = 8
-MAX_HEADER = 100_000_000
+# A tensor takes some 100 bytes of it; JSON takes up to 30 times its text in memory.
+MAX_HEADER = 16 * 2**20
 _METADATA = "__metadata__"
 _MAX_DIMENSIONS = 64
 # Keeps every product below what torch computes with, also beside a size of zero.
@@ -49,7 +50,7 @@ def read_header(location: Location) -> Header:
     ------
     InputError
         The file is missing, truncated, no safetensors file, or its header does not fit its data. At
-        most the header, and never more than 100 MB, is read before that is known.
+        most the header, and never more than 16 MB, is read before that is known.
     """
     size = location.size()
     not_one = f"{location}: is not a safetensors file"

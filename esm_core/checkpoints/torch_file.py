@@ -5,8 +5,10 @@ import os
 import pickle
 import pickletools
 import re
+import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -133,8 +135,8 @@ def local_copy(location: Location) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="esmerge-") as folder:
         path = os.path.join(folder, "checkpoint")
-        with storage_errors(location, "read"):
-            location.fs.get_file(location.path, path)
+        with location.open() as original, storage_errors(path, "write"), open(path, "wb") as copy:
+            shutil.copyfileobj(original, copy, 8 * 1024**2)
         yield path
 
 
@@ -150,6 +152,8 @@ def _load(location: Location) -> Any:
     with local_copy(location) as path:
         with open(path, "rb") as stream:
             zipped = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        if zipped:
+            _refuse_compressed(path, location)
         try:
             with quiet_torch():
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -163,6 +167,20 @@ def _load(location: Location) -> Any:
                 f"{location}: is damaged or no file of torch.save ({type(error).__name__}: {reason}). "
                 "Copy or download it again."
             ) from error
+
+
+def _refuse_compressed(path: str, location: Location) -> None:
+    """Refuse an archive that holds more than its own size: torch.save never compresses, a bomb does."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return  # torch says what is wrong with it
+    if held > os.path.getsize(path):
+        raise InputError(
+            f"{location}: is a compressed archive that would unpack to {held} bytes, which no "
+            "torch.save writes. Save it again."
+        )
 
 
 def _refused(location: Location, what: str) -> InputError:

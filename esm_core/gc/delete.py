@@ -35,16 +35,18 @@ def delete(store: Location, policy: Policy, now: datetime) -> Report:
         for item in report.garbage:
             flag.confirm()
             try:
-                _remove(store, item)
+                if _remove(store, item):
+                    deleted.append(item)
+                    log.info("deleted %s (%s)", item.path, item.reason)
             except InputError as error:
                 report.failed.append(str(error))
-                continue
-            deleted.append(item)
-            log.info("deleted %s (%s)", item.path, item.reason)
     return replace(report, garbage=deleted)
 
 
-def _remove(store: Location, item: Garbage) -> None:
+def _remove(store: Location, item: Garbage) -> bool:
     for path in item.first:
         (store / path).delete()
+    if item.unless is not None and (store / item.unless).is_file():
+        return False
     (store / item.path).delete()
+    return True

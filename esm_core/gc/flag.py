@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
-from esm_core.errors import EsmergeError, InputError
+from esm_core.errors import EsmergeError, InputError, IntegrityError
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.storage import Location
 
@@ -20,6 +21,7 @@ STALE = timedelta(minutes=10)
 """A flag that was not refreshed for so long is that of a collection that died."""
 
 _REFRESH = timedelta(minutes=1)
+_ATTEMPTS = 10
 
 log = logging.getLogger(__name__)
 
@@ -97,27 +99,36 @@ def raised_flag(store: Location) -> Iterator[Raised]:
 
 
 def wait_for_collection(store: Location, poll_seconds: float = 1.0) -> None:
-    """Return once no collection deletes anything in the store: its flag is gone, or stale."""
-    said = False
-    while (flag := read_flag(store)) is not None and flag.is_fresh():
-        if not said:
-            log.info("waiting for gc to finish in %s", store)
-            said = True
+    """Return once the collection that is running now, if any, is done: its flag is gone, or stale.
+
+    One that begins meanwhile is not waited for: it has read the leases that were there when this was called.
+    """
+    first = read_flag(store)
+    if first is None or not first.is_fresh():
+        return
+    log.warning("waiting for gc to finish in %s", store)
+    flag: Flag | None = first
+    while flag is not None and flag.id == first.id and flag.is_fresh():
         time.sleep(poll_seconds)
+        flag = read_flag(store)
 
 
 def read_flag(store: Location) -> Flag | None:
     """The flag in a store; :class:`IntegrityError` where it is damaged."""
     place = _place(store)
-    try:
+    for attempt in count(1):
         if not place.is_file():
-            return None
-        facts = read_versioned(place, "gc")
-        return Flag(str(facts["id"]), datetime.fromisoformat(facts["refreshed"]))
-    except InputError:
-        if place.is_file():
+            break
+        try:
+            facts = read_versioned(place, "gc")
+            return Flag(str(facts["id"]), datetime.fromisoformat(facts["refreshed"]))
+        except IntegrityError:
             raise
-        return None
+        except InputError:
+            # Gone since it was looked for, and perhaps there again: the next collection's.
+            if attempt == _ATTEMPTS:
+                raise
+    return None
 
 
 def _place(store: Location) -> Location:

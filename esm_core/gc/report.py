@@ -38,12 +38,15 @@ class Garbage:
     first : tuple of str
         What is deleted before the rest, in this order, relative to the store: so that a deletion that is
         interrupted leaves nothing that looks whole.
+    unless : str, optional
+        The rest stays if this file is there by then: a publisher that was taken for dead has committed.
     """
 
     path: str
     bytes: int
     reason: str
     first: tuple[str, ...] = ()
+    unless: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Report:
         What could not be read or deleted, and what is known of it.
     retired : dict of str to int
         Artifact → the highest version number that goes; it is never given again.
+    failed : list of str
+        What could not be deleted, and why.
     """
 
     garbage: list[Garbage] = field(default_factory=list)

@@ -125,7 +125,7 @@ def _judge_unfinished(
         return
     why = "never published, and not written to" if claimed else "left by a deletion that was interrupted"
     after = f" for {span(grace)}" if claimed else ""
-    report.garbage.append(Garbage(path, size, why + after, (f"{path}/{CLAIM}",)))
+    report.garbage.append(Garbage(path, size, why + after, (f"{path}/{CLAIM}",), f"{path}/{MANIFEST}"))
     report.retired[name] = max(number, report.retired.get(name, 0))
 
 

@@ -11,6 +11,9 @@ from esm_core.storage import Location
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "ppm")
 
+MAX_BYTES = 256 * 2**20
+"""Largest encoded image that is read, in bytes; a photograph has a hundredth of it."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -150,6 +153,12 @@ def as_label(value: int | None, location: Location, sample_id: str) -> int | Non
     if value < 0:
         raise InputError(f"{location}: image {sample_id!r} has label {value}; labels count from 0.")
     return value
+
+
+def too_large(location: Location, what: str, size: int | None = None) -> InputError:
+    """The error for an encoded image that nobody would call one."""
+    has = f"has {size} bytes" if size is not None else f"has more than {MAX_BYTES} bytes"
+    return InputError(f"{location}: image {what!r} {has}; at most {MAX_BYTES} are read. Shrink or remove it.")
 
 
 def no_images(location: Location | str) -> InputError:

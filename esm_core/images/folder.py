@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from esm_core.images.base import IMAGE_SUFFIXES, ImageSource, Sample
+from esm_core.errors import InputError
+from esm_core.images.base import IMAGE_SUFFIXES, MAX_BYTES, ImageSource, Sample, too_large
 
 
 class ImageFolder(ImageSource):
@@ -33,4 +34,23 @@ class ImageFolder(ImageSource):
     def _read(self, ids: Sequence[str]) -> Iterator[Sample]:
         for sample_id in ids:
             label = self._labels[sample_id.split("/", 1)[0]] if "/" in sample_id else None
-            yield Sample(sample_id, label, self._place(sample_id).read_bytes())
+            yield Sample(sample_id, label, self._data(sample_id))
+
+    def _data(self, sample_id: str) -> bytes:
+        place = self._place(sample_id)
+        if place.is_local:
+            size = place.size()
+            if size > MAX_BYTES:
+                raise too_large(self.location, sample_id, size)
+            return place.read_bytes()
+        try:
+            # One request: to ask for the size first would make it two.
+            data = place.read_bytes(0, MAX_BYTES + 1)
+        except InputError:
+            # S3 has no range of an empty object.
+            if not place.is_file() or place.size():
+                raise
+            return b""
+        if len(data) > MAX_BYTES:
+            raise too_large(self.location, sample_id)
+        return data

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from esm_core.errors import InputError
-from esm_core.images.base import ImageSource, Sample, as_label
+from esm_core.images.base import MAX_BYTES, ImageSource, Sample, as_label, too_large
 from esm_core.storage import Location
 from esm_core.storage_errors import storage_errors
 
@@ -23,6 +23,9 @@ LABEL_COLUMNS = ("label", "cls")
 # file (its unit of compression) is then all that is in memory, however large the row group.
 _ROWS = 16
 _BUFFER = 1 << 20
+
+_MAX_FOOTER = 64 * 2**20
+_MAX_RATIO = 20
 
 
 class _Row(NamedTuple):
@@ -93,10 +96,37 @@ def _reading(place: Location) -> Iterator[None]:
 
 
 def _footer(place: Location) -> Any:
+    size = place.size()
     with _reading(place), place.open() as stream:
+        stream.seek(max(0, size - 8))
+        tail = stream.read(8)
+        length = int.from_bytes(tail[:4], "little")
+        if tail[4:] == b"PAR1" and length > _MAX_FOOTER:
+            raise InputError(f"{place}: claims a footer of {length} bytes (at most {_MAX_FOOTER}).")
+        stream.seek(0)
         footer = pq.ParquetFile(stream).metadata
-    _image_column(footer.schema.to_arrow_schema(), place)
+    name, _ = _image_column(footer.schema.to_arrow_schema(), place)
+    if footer.num_rows > size:
+        # Every row gets a name, before any is read.
+        raise InputError(f"{place}: claims {footer.num_rows} rows, but has {size} bytes. Write it again.")
+    _refuse_bombs(footer, name, place)
     return footer
+
+
+def _refuse_bombs(footer: Any, image: str, place: Location) -> None:
+    """Refuse images that were compressed to nearly nothing: encoded images cannot be, a bomb is."""
+    for group in range(footer.num_row_groups):
+        columns = footer.row_group(group)
+        for index in range(columns.num_columns):
+            column = columns.column(index)
+            packed, size = column.total_compressed_size, column.total_uncompressed_size
+            if column.path_in_schema.split(".")[0] != image:
+                continue
+            if packed < 0 or size < 0 or size > max(MAX_BYTES, _MAX_RATIO * packed):
+                raise InputError(
+                    f"{place}: row group {group} would unpack {packed} bytes to {size}; images are not "
+                    "compressed like that. Write it again."
+                )
 
 
 def _read_group(parquet: Any, place: Location, group: int, wanted: list[_Row]) -> Iterator[Sample]:
@@ -140,6 +170,8 @@ def _sample(sample_id: str, data: bytes | None, label: int | None, place: Locati
         raise InputError(
             f"{place}: row {sample_id!r} holds no image bytes; a path to a file elsewhere is not followed."
         )
+    if len(data) > MAX_BYTES:
+        raise too_large(place, sample_id, len(data))
     return Sample(sample_id, as_label(label, place, sample_id), data)
 
 

@@ -7,14 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
-from typing import IO
+from typing import IO, cast
 
 from esm_core.errors import InputError
-from esm_core.images.base import IMAGE_SUFFIXES, ImageSource, Sample, as_label, is_hidden
+from esm_core.images.base import (
+    IMAGE_SUFFIXES,
+    MAX_BYTES,
+    ImageSource,
+    Sample,
+    as_label,
+    is_hidden,
+    too_large,
+)
 from esm_core.storage import Location
 from esm_core.storage_errors import storage_errors
 
 _BLOCK = 512
+_MAX_LABEL = 2**20
+# Long names and their like, which are read whole.
+_MAX_HEADER = 2**20
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -100,6 +111,12 @@ def _index_shard(place: Location, shard: str) -> dict[str, _Entry]:
                     f"{place}: sample {key!r} has more than one {part}, the last being {name}; what is "
                     "before the first dot of a file name must tell samples apart."
                 )
+            if part == "image" and member.size > MAX_BYTES:
+                raise too_large(place, name, member.size)
+            if part != "image" and member.size > _MAX_LABEL:
+                raise InputError(
+                    f"{place}: {name} has {member.size} bytes; a label has at most {_MAX_LABEL}."
+                )
             parts[part] = _Span(member.offset_data, member.offset_data + member.size)
     return {
         key: _Entry(shard, parts["image"], parts.get("cls"), parts.get("json"))
@@ -122,8 +139,10 @@ def _members(stream: IO[bytes], place: Location) -> Iterator[tarfile.TarInfo]:
     archive, which would silently drop images; so the end-of-archive block itself is asked for.
     """
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], _Headers(stream)), mode="r:") as tar:
             while (member := tar.next()) is not None:
+                if member.size < 0:
+                    raise tarfile.ReadError(f"{member.name!r} has a negative size")
                 yield member
                 # The list would grow by a kilobyte per member; nothing here looks back.
                 tar.members.clear()  # type: ignore[attr-defined]  # documented nowhere, relied on widely
@@ -144,6 +163,31 @@ def _members(stream: IO[bytes], place: Location) -> Iterator[tarfile.TarInfo]:
         raise InputError(
             f"{place}: is damaged: there is no tar header at byte {end}. Copy or write it again."
         )
+
+
+class _Headers:
+    """The stream as ``tarfile`` sees it: only headers are read, forward, and none of them is large.
+
+    A header says how long the next one is, and ``tarfile`` believes it: also gigabytes, or less than nothing,
+    which would make it read everything, or the same members for ever.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._last = stream, -1
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        if position <= self._last:
+            raise tarfile.ReadError("a header that leads back")
+        self._last = position
+        return self._stream.seek(position, whence)
 
 
 def _sample(sample_id: str, entry: _Entry, place: Location, get: Callable[[_Span], bytes]) -> Sample:

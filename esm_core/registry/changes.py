@@ -36,9 +36,7 @@ def changes(recipe: Recipe, newest: Manifest | None) -> list[str]:
     try:
         before = Recipe.model_validate(newest["recipe"])
     except ValidationError:
-        return [
-            "the newest version was published by another release of esmerge, whose recipe cannot be compared"
-        ]
+        return ["the newest version was made by another release of esmerge: its recipe cannot be compared"]
     inputs = newest.get("inputs", {})
     found = list(_base_changes(before.base, recipe.base, inputs.get("base", {})))
     old, new = ({spec.name: spec for spec in tasks} for tasks in (before.tasks, recipe.tasks))

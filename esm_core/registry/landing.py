@@ -72,8 +72,9 @@ def land(registry: Location, landing: Landing, force: bool = False) -> Landed:
     last = newest(registry, landing.task)
     if last is not None and not force:
         current = read_finetune(registry, landing.task, last)
-        if _is_same(current, landing, checked):
-            return Landed(landing.task, version_label(last), _folder(registry, landing.task, last).url, False)
+        place = _folder(registry, landing.task, last)
+        if _is_same(current, landing, checked) and _is_intact(place, current):
+            return Landed(landing.task, version_label(last), place.url, False)
     number = claim_number(task_folder(registry, landing.task)).number
     folder = _folder(registry, landing.task, number)
     files = _upload(folder, checked.uploads)
@@ -103,7 +104,7 @@ def _folder(registry: Location, task: str, number: int) -> Location:
 
 
 def _is_same(current: FineTune, landing: Landing, checked: Checked) -> bool:
-    """Whether a landed version holds what is about to land; sizes first, contents only where they agree."""
+    """Whether a version says it holds what is about to land; contents are read only where sizes agree."""
     named = {
         field: place
         for field in ("checkpoint", "head", "proxy", "validation", "test")
@@ -112,9 +113,19 @@ def _is_same(current: FineTune, landing: Landing, checked: Checked) -> bool:
     said = (current.zero_shot, current.activation) == (landing.zero_shot, checked.activation)
     if not said or named != dict(checked.places) or set(current.files) != set(checked.uploads):
         return False
-    own = checked.uploads
-    return all(own[path].size() == facts.bytes for path, facts in current.files.items()) and all(
-        own[path].sha256() == facts.sha256 for path, facts in current.files.items()
+    return _holds(checked.uploads, current)
+
+
+def _is_intact(folder: Location, landed: FineTune) -> bool:
+    """Whether a version still holds what landed: one that was replaced or damaged is landed again."""
+    places = {path: folder / path for path in landed.files}
+    return all(place.is_file() for place in places.values()) and _holds(places, landed)
+
+
+def _holds(places: Mapping[str, Location], landed: FineTune) -> bool:
+    facts = landed.files
+    return all(places[path].size() == facts[path].bytes for path in facts) and all(
+        places[path].sha256() == facts[path].sha256 for path in facts
     )
 
 

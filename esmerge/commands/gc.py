@@ -1,9 +1,8 @@
 """gc: what of a store nothing needs, and its deletion."""
 
-import re
 from collections import defaultdict
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,12 +10,10 @@ import typer
 from esm_core.errors import EsmergeError, InputError
 from esm_core.gc.collect import collect
 from esm_core.gc.delete import delete
-from esm_core.gc.report import Kept, Policy, Report
+from esm_core.gc.report import Kept, Policy, Report, parse_age
 from esm_core.storage import Location
 from esmerge.arguments import JsonOption, StoreOption
 from esmerge.output import out, print_json, print_table
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def gc_command(
@@ -41,14 +38,6 @@ def gc_command(
         _print(report, really)
     if report.failed:
         raise EsmergeError("could not delete everything; run it again:\n  " + "\n  ".join(report.failed))
-
-
-def parse_age(text: str) -> timedelta:
-    """``7d``, ``12h``, ``0s``; :class:`InputError` for anything else."""
-    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)([smhdw])", text)
-    if match is None:
-        raise InputError(f"--min-age {text!r}: write a number and a unit, such as 7d, 12h, 30m or 0s.")
-    return timedelta(**{_UNITS[match[2]]: float(match[1])})
 
 
 def _print(report: Report, deleted: bool) -> None:

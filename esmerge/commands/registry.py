@@ -43,8 +43,8 @@ def land_command(
         bool | None,
         typer.Option(
             "--copy/--point",
-            help="Copy images into the registry, or note where they are. [default: local images are copied, "
-            "those on S3 are pointed at]",
+            help="Copy images into the registry, or note where they are. By default local ones are copied, "
+            "those on S3 are pointed at.",
             show_default=False,
         ),
     ] = None,

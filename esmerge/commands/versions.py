@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esm_core.artifacts import open_version, verify_version, version_numbers
+from esm_core.artifacts import open_version, published_versions, verify_version
 from esm_core.model_card import confusions
 from esm_core.storage import Location
 from esmerge.arguments import JsonOption, NameArgument, StoreOption, VersionArgument
@@ -12,7 +12,7 @@ from esmerge.output import out, print_accuracy, print_json
 def versions_command(name: NameArgument, store: StoreOption, as_json: JsonOption = False) -> None:
     """List the published versions of an artifact."""
     root = Location.parse(store)
-    found = [open_version(root, name, number).manifest for number in version_numbers(root, name)]
+    found = [version.manifest for version in published_versions(root, name)]
     rows = [{"version": m["version"], "created": m["created"], "identity": m["identity"]} for m in found]
     if as_json:
         print_json(rows)

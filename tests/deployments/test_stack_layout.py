@@ -3,12 +3,14 @@
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments import register
+from deployments import notify, register
 from deployments.notify import LANDED, announce
 from deployments.stack.environment import (
     inherited,
@@ -113,6 +115,19 @@ def test_a_landing_without_a_server_tells_nobody(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("PREFECT_API_URL")
     assert "PREFECT_API_URL is not set" in announce("cars", "v000001", "s3://bucket/cars/v000001")
     assert "PREFECT_API_URL" not in os.environ
+
+
+def test_a_landing_is_not_held_up_by_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "_SECONDS", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/api")
+        started = time.monotonic()
+        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+            told = announce("cars", "v000001", "s3://bucket/cars/v000001")
+    assert "was not told (ReadTimeout)" in told
+    assert time.monotonic() - started < 10
 
 
 def manifest(**shifts: str) -> dict[str, object]:

@@ -294,3 +294,31 @@ def test_the_schema_in_the_docs_is_up_to_date() -> None:
     if not path.is_file():
         pytest.skip(f"{path} does not exist yet")
     assert path.read_text() == recipe_schema()
+
+
+def test_a_gate_has_a_channel_and_a_tolerance() -> None:
+    gate = parse(changed(lambda d: d.update(promote_if={"min_normalized": 0.85}))).promote_if
+    assert gate is not None
+    assert (gate.channel, gate.min_normalized, gate.max_drop) == ("stable", 0.85, 0.01)
+    assert parse(MINIMAL).promote_if is None
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ({}, "promote_if.min_normalized: Field required"),
+        ({"min_normalized": 85}, "promote_if.min_normalized: Input should be less than or equal to 2"),
+        ({"min_normalized": 0.8, "max_drop": -1}, "promote_if.max_drop: Input should be greater"),
+        (
+            {"min_normalized": 0.8, "channel": "latest"},
+            "promote_if.channel: 'latest' names a version already",
+        ),
+        ({"min_normalized": 0.8, "channel": "v12"}, "promote_if.channel: 'v12' names a version already"),
+        ({"min_normalized": 0.8, "channel": "../x"}, "promote_if.channel: '../x' is not a usable name"),
+        ({"min_normalised": 0.8}, "promote_if.min_normalised: unknown key"),
+    ],
+)
+def test_a_wrong_gate_names_its_field(gate: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(changed(lambda d: d.update(promote_if=gate)))
+    assert said in str(caught.value)

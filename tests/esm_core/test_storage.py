@@ -261,7 +261,7 @@ ClientPayloadError = type("ClientPayloadError", (Exception,), {"__module__": "ai
         (IsADirectoryError(errno.EISDIR, "Is a directory"), InputError, "cannot read it: Is a directory"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), InputError, "cannot read it: Not a"),
         (FileExistsError("x"), InputError, "cannot read it: x"),
-        (OSError(errno.ENOSPC, "No space left"), InputError, "No space left"),
+        (OSError(errno.ENOSPC, "No space left"), InputError, "the disk is full"),
         (OSError("something"), InputError, "something"),
         (NoCredentialsError("x"), InputError, "no AWS credentials were found"),
         (ConnectionResetError("reset"), TransientStorageError, "could not read it for now.*reset"),

@@ -1,0 +1,60 @@
+"""The process of a merge is killed at ten random moments: what runs next completes it, to the same bytes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from services import Command
+from world import World, weight_files
+
+from esm_core.artifacts import version_numbers
+
+pytestmark = [pytest.mark.server, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
+
+KILLS = 10
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_merge_killed_at_random_moments(make_world: Callable[..., World], esmerge: Command) -> None:
+    undisturbed = make_world("undisturbed")
+    undisturbed.recipe |= {"experts": {"rank": 4}, "alpha": "label_free"}
+    recipe = undisturbed.recipe_path
+    untouched = [undisturbed.copied_to(undisturbed.root.parent / f"killed-{n}") for n in range(KILLS)]
+    length = kill_after(recipe, 1e9)
+    expected = weight_files(undisturbed.store, "pets")
+    moments, killed = random.Random(4), 0
+    for number, world in enumerate(untouched):
+        # One moment from each tenth of the run, so that every stage has its chance.
+        seconds = length * (number + moments.random()) / KILLS
+        killed += kill_after(world.recipe_path, seconds) < 0
+        before = version_numbers(world.store, "pets")
+        assert esmerge("merge", world.recipe_path).code == 0
+        assert weight_files(world.store, "pets") == expected, f"killed after {seconds:.2f} s"
+        assert len(version_numbers(world.store, "pets")) == max(1, len(before))
+    assert killed >= KILLS - 2, "most runs were killed before their end"
+
+
+def kill_after(recipe: Path, seconds: float) -> float:
+    """Run the command and kill it so long after its first word; negative, or how long it took if it ended."""
+    command = [sys.executable, "-m", "esmerge", "merge", str(recipe), "--workers", "2"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert run.stderr is not None
+    first = run.stderr.readline()
+    started = time.monotonic()
+    assert "surveyed" in first, first + run.stderr.read()
+    while run.poll() is None and time.monotonic() - started < seconds:
+        time.sleep(0.002)
+    if run.poll() is None:
+        os.kill(run.pid, signal.SIGKILL)
+        run.communicate()
+        return -1.0
+    took = time.monotonic() - started
+    assert run.returncode == 0, run.communicate()[1]
+    run.communicate()
+    return took
