@@ -1,5 +1,6 @@
 """Running the merge flow in this process, on this machine's cores."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ def configure_environment() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
     }
+    # At DEBUG these write whole headers, and so the auth string of the Prefect server, wherever DEBUG goes.
+    for name in ("websockets", "hpack"):
+        logging.getLogger(name).setLevel(logging.INFO)
     own_profile = Path.home() / ".prefect" / "profiles.toml"
     configured = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE"} & set(os.environ)
     if not configured and not own_profile.exists():
