@@ -55,6 +55,20 @@ def row(tower: str, tasks: int, rate: float, samples: int = 32) -> dict[str, Any
     }
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows as lines of a Markdown table; minutes are those of one core."""
+    lines = [
+        "| tower | tasks | fine-tunes | shifts | merged updates | experts | memory | merge | search |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows:
+        sizes = [_size(r[f"{kind}_bytes"]) for kind in ("fine_tune", "shift_store", "merge_store", "expert")]
+        memory = _size(r["peak_memory_bytes_per_worker"])
+        minutes = [f"{r[kind] / 60:.0f} min" for kind in ("core_seconds", "search_core_seconds")]
+        lines.append("| " + " | ".join([r["tower"], str(r["tasks"]), *sizes, memory, *minutes]) + " |")
+    return lines
+
+
 def main() -> None:
     """Print the table as Markdown, or as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -68,13 +82,7 @@ def main() -> None:
         print(json.dumps({"rate": rate, "rows": rows}, indent=2))
         return
     print(f"{rate / 1e9:.1f} GFLOP/s per core in float64\n")
-    print("| tower | tasks | fine-tunes | shifts | merged updates | experts | memory | merge | search |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
-    for r in rows:
-        sizes = [_size(r[f"{kind}_bytes"]) for kind in ("fine_tune", "shift_store", "merge_store", "expert")]
-        memory = _size(r["peak_memory_bytes_per_worker"])
-        minutes = [f"{r[kind] / 60:.0f} min" for kind in ("core_seconds", "search_core_seconds")]
-        print("| " + " | ".join([r["tower"], str(r["tasks"]), *sizes, memory, *minutes]) + " |")
+    print("\n".join(table(rows)))
 
 
 def _size(count: float) -> str:
