@@ -51,7 +51,7 @@ def test_a_port_that_is_taken_is_named_with_the_way_out(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=rf"port {port} \(for s3\).*ESMERGE_STACK_PORT_BASE"):
+        with pytest.raises(InputError, match=rf"{port} \(for s3\).*ESMERGE_STACK_PORT_BASE"):
             check_ports(Layout(tmp_path, base=port - PORTS.index("s3")))
 
 
