@@ -205,6 +205,14 @@ def test_services_find_their_pods() -> None:
         assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
+def test_what_the_server_writes_is_on_volumes() -> None:
+    (server,) = PODS["prefect-server"]["containers"]
+    mounts = tuple(mount["mountPath"] for mount in server["volumeMounts"])
+    values = {entry["name"]: entry.get("value", "") for entry in server["env"]}
+    for name in ("PREFECT_HOME", "PREFECT_SERVER_UI_STATIC_DIRECTORY"):
+        assert values[name].startswith(mounts)
+
+
 def test_gpu_workers_have_a_gpu_and_offer_it_to_dask() -> None:
     (gpu,), (cpu,) = PODS["dask-workers-gpu"]["containers"], PODS["dask-workers-cpu"]["containers"]
     assert {"--resources=GPU=1", "--nthreads=1"} <= set(gpu["args"])
