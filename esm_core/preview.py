@@ -1,6 +1,8 @@
 """What a merge would do, before it does it: sizes, costs, and what is already in the store."""
 
+import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -73,7 +75,10 @@ def preview(found: Survey) -> dict[str, Any]:
         "layers_merged": sum(is_complete(plan.layer_folder(w)) for w in plan.decomposed) if plan else None,
         "static_done": _static_done(plan) if plan else None,
         "up_to_date": current.label if current else None,
-        "estimates": _estimates(found),
+        "estimates": {
+            "checkpoint_bytes": sum(t.tower.location.size() for t in found.tasks.values()),
+            **estimates(recipe, weights, measured_rate()),
+        },
     }
 
 
@@ -87,30 +92,41 @@ def _static_done(plan: Plan) -> bool:
     return plan.alpha is not None and is_complete(plan.static_folder)
 
 
-def _estimates(found: Survey) -> dict[str, float]:
-    recipe, tensors = found.recipe, found.base.tower.tensors
+def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float) -> dict[str, float]:
+    """Bytes that a merge stores, memory of a worker and core seconds, from the shapes of the tower alone.
+
+    Parameters
+    ----------
+    shapes : mapping
+        Name (with ``visual.``) → shape of every tensor of the tower.
+    rate : float
+        Float64 operations per second of one core, as of :func:`measured_rate`.
+
+    Notes
+    -----
+    Counted are the collection, the merge of every layer and the search for α. Not counted are reading and
+    writing, the fit of experts and router, the evaluation, and what Prefect does.
+    """
     count = len(recipe.tasks)
-    tokens = recipe.samples * tensors["visual.positional_embedding"].shape[0]
-    parameters = sum(int(torch.Size(info.shape).numel()) for info in tensors.values())
-    shapes = {name: info.shape for name, info in tensors.items()}
+    positions = shapes["visual.positional_embedding"][0]
+    tokens = recipe.samples * positions
+    parameters = sum(math.prod(shape) for shape in shapes.values())
     shift_bytes = collect_flops = merge_flops = peak = 0.0
-    for name, info in tensors.items():
+    for name, shape in shapes.items():
         kind = layer_kind(name)
         if kind in recipe.collect.layers or name in SMALL_MATRICES:
-            width = map_shape(name, info.shape)[1]
+            width = map_shape(name, shape)[1]
             # The projection sees pooled tokens only.
             rows = recipe.samples if name == PROJECTION else tokens
             shift_bytes += _DOUBLE * min(rows, width) * width
             collect_flops += 4.0 * rows * width**2
         if kind is not None:
-            flops, memory = _layer_cost(info.shape[0], info.shape[1], tokens, count)
+            flops, memory = _layer_cost(shape[0], shape[1], tokens, count)
             merge_flops += flops
             peak = max(peak, memory)
-    forward_flops = 2.0 * parameters * tensors["visual.positional_embedding"].shape[0]
+    forward_flops = 2.0 * parameters * positions
     collect_flops += recipe.samples * forward_flops
-    rate = _measured_rate()
     return {
-        "checkpoint_bytes": sum(t.tower.location.size() for t in found.tasks.values()),
         "shift_store_bytes": count * shift_bytes,
         "expert_bytes": float(expert_bytes(recipe.experts, shapes, count)) if recipe.experts else 0.0,
         "merge_store_bytes": float(_DOUBLE * parameters),
@@ -141,7 +157,7 @@ def _layer_cost(rows_out: int, width: int, tokens: int, count: int) -> tuple[flo
     return count * per_task + fuse, memory
 
 
-def _measured_rate() -> float:
+def measured_rate() -> float:
     """Float64 matrix-product flops per second of one thread here, from a tenth of a second of work."""
     torch.set_num_threads(1)
     matrix = torch.ones(384, 384, dtype=torch.float64)

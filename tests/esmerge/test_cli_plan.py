@@ -154,7 +154,7 @@ def test_another_alpha_keeps_everything_but_the_last_stage(shared: World, esmerg
 def test_a_plan_says_that_alpha_is_to_be_searched_and_what_it_costs(
     world: World, esmerge: Command, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("esm_core.preview._measured_rate", lambda: 1e9)
+    monkeypatch.setattr("esm_core.preview.measured_rate", lambda: 1e9)
     fixed = plan_of(esmerge, world)
     assert (fixed["alpha"], fixed["alpha_value"]) == (2.0, 2.0)
     assert "alpha: 2.0\n" in esmerge("plan", world.recipe_path).out
