@@ -98,8 +98,8 @@ def start_merge(deployment: str, recipe: str, name: str, inputs: str) -> str:
         )
     except ObjectNotFound as error:
         raise InputError(
-            f"There is no deployment {deployment} on this Prefect server. Register it with: prefect deploy "
-            "--all --prefect-file deployments/prefect.yaml"
+            f"There is no deployment {deployment} on this Prefect server. Register the deployments with: "
+            "python -m deployments.register"
         ) from error
     assert isinstance(run, FlowRun)
     return f"started {run.name}"

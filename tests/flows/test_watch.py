@@ -77,7 +77,7 @@ def test_a_merge_that_fails_again_and_again_is_given_up(
 
 
 def test_a_deployment_that_is_not_there_is_named(world: World, prefect_server: str) -> None:
-    with pytest.raises(InputError, match=r"no deployment merge/nowhere .*prefect deploy"):
+    with pytest.raises(InputError, match=r"no deployment merge/nowhere .*deployments.register"):
         watch(str(world.recipe_path), "merge/nowhere")
 
 
