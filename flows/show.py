@@ -28,7 +28,8 @@ from tasks.options import log_name
 
 log = logging.getLogger(log_name)
 
-_SECONDS_BETWEEN_UPDATES = 2.0
+LONG = 2.0
+"""Seconds. Each call of the server takes some time, which short stages had better not spend."""
 
 
 def name_run(name: str) -> None:
@@ -58,7 +59,7 @@ def show_version(name: str, version: Version) -> None:
 
 
 class Progress:
-    """A progress bar in the UI for a stage of several parts.
+    """A progress bar in the UI for a stage of several parts, once it has taken :data:`LONG` seconds.
 
     Parameters
     ----------
@@ -69,24 +70,29 @@ class Progress:
     """
 
     def __init__(self, name: str, stage: str, parts: int) -> None:
-        self._stage, self._parts, self._done = stage, parts, 0
+        self._name, self._stage, self._parts, self._done = name, stage, parts, 0
         self._bar: UUID | None = None
-        self._shown = 0.0
-        if parts > 1:
-            with _best_effort():
-                key = artifact_key(name, stage)
-                made = create_progress_artifact(0.0, key=key, description=f"{stage}: 0 of {parts}")
-                self._bar = made if isinstance(made, UUID) else None
+        self._changed = time.monotonic()
 
     def advance(self) -> None:
-        """One more part is done. Shown not more often than every two seconds, but the last one always."""
+        """One more part is done."""
         self._done += 1
-        due = time.monotonic() - self._shown > _SECONDS_BETWEEN_UPDATES or self._done == self._parts
-        if self._bar is not None and due:
-            self._shown = time.monotonic()
-            with _best_effort():
-                description = f"{self._stage}: {self._done} of {self._parts}"
-                update_progress_artifact(self._bar, 100.0 * self._done / self._parts, description)
+        self.show()
+
+    def show(self) -> None:
+        """Bring the UI up to date, not more often than every :data:`LONG` seconds, but at the end always."""
+        now, ended = time.monotonic(), self._done == self._parts
+        if self._parts == 1 or not (now - self._changed >= LONG or (ended and self._bar is not None)):
+            return
+        self._changed = now
+        share, text = 100.0 * self._done / self._parts, f"{self._stage}: {self._done} of {self._parts}"
+        with _best_effort():
+            if self._bar is None:
+                key = artifact_key(self._name, self._stage)
+                made = create_progress_artifact(share, key=key, description=text)
+                self._bar = made if isinstance(made, UUID) else None
+            else:
+                update_progress_artifact(self._bar, share, text)
 
 
 def artifact_key(name: str, kind: str) -> str:

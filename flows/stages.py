@@ -9,7 +9,7 @@ from prefect.futures import PrefectFuture
 
 from esm_core.errors import EsmergeError, MergeFailed
 from esm_core.run_record import StageRecord, stage_record
-from flows.show import Progress
+from flows.show import LONG, Progress
 from tasks.options import log_name
 
 log = logging.getLogger(log_name)
@@ -56,6 +56,8 @@ class Stages:
         bar = self._bars.get(stage) or Progress(self._name, stage, in_all or len(futures))
         self._bars[stage] = bar
         for future in futures.values():
+            future.wait(timeout=LONG)
+            bar.show()
             future.wait()
             bar.advance()
         results = {name: _result(future) for name, future in futures.items()}

@@ -32,7 +32,10 @@ def artifacts_of_newest_run(recipe: Path) -> dict[str, Any]:
         return {artifact["key"]: artifact for artifact in found}
 
 
-def test_a_run_shows_its_plan_its_progress_and_its_result(world: World, esmerge: Command) -> None:
+def test_a_run_shows_its_plan_its_progress_and_its_result(
+    world: World, esmerge: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.show.LONG", 0.0)
     recipe = world.recipe_path
     assert esmerge("merge", recipe).code == 0
     found = artifacts_of_newest_run(recipe)
