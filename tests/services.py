@@ -222,7 +222,8 @@ def dask_cluster(folder: Path, resources: list[str], preload: str = "") -> Itera
     """
     (port,) = free_ports(1)
     address = f"tcp://127.0.0.1:{port}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Tests read in the logs which worker ran what.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, *arguments: str) -> "subprocess.Popen[bytes]":

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "routing.py"
 KEYS = {
     "tasks",
@@ -21,6 +23,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     command = [sys.executable, "-W", "error", str(SCRIPT), "--quick", "--json", str(path)]

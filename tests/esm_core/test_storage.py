@@ -285,7 +285,9 @@ def test_what_a_filesystem_raises_is_sorted_and_names_the_place(
     assert type(caught.value) is kind
     assert str(caught.value).startswith("s3://bucket/x: ")
     assert caught.value.__cause__ is raised
-    copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  our own bytes
+    # With Dask in the process an error is pickled with its cause, and these causes cannot be.
+    caught.value.__cause__ = caught.value.__context__ = None
+    copy = pickle.loads(pickle.dumps(caught.value.with_traceback(None)))  # noqa: S301  our own bytes
     assert (type(copy), str(copy)) == (kind, str(caught.value))
 
 

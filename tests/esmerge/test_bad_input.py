@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from s3fs import S3FileSystem
 from safetensors.torch import load, save_file
 from services import Command, Outcome, S3Server
 from world import World, add_validation, build_world, write_image
 
 from deployments.local import run_merge
 from esm_core.checkpoints import SafetensorsFile
+from esm_core.storage_s3 import SteadyS3
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
@@ -118,7 +118,7 @@ def forget_filesystems(monkeypatch: pytest.MonkeyPatch) -> None:
     on a busy machine warns that it could not.
     """
     KEPT.append({})
-    monkeypatch.setattr(S3FileSystem, "_cache", KEPT[-1])
+    monkeypatch.setattr(SteadyS3, "_cache", KEPT[-1])
 
 
 @pytest.fixture
@@ -146,19 +146,24 @@ def test_what_is_missing_is_named(world: World, refused: Refused, spoil: Spoil, 
     refused(world, f"{who}: ", f"{world.root}/nowhere", "no such file")
 
 
+NOWHERE = "s3://no-such-bucket-7/nowhere"
+
+
 @pytest.mark.s3
 @pytest.mark.parametrize(
-    ("spoil", "who"),
+    ("spoil", "who", "why"),
     [
-        pytest.param(set_base(checkpoint="s3://no-such-bucket-7/nowhere"), "base", id="base"),
-        pytest.param(set_dogs(checkpoint="s3://no-such-bucket-7/nowhere"), "task dogs", id="fine-tune"),
-        pytest.param(set_dogs(proxy="s3://no-such-bucket-7/nowhere"), "task dogs", id="proxy folder"),
+        pytest.param(set_base(checkpoint=NOWHERE), "base", "no such file", id="base"),
+        pytest.param(set_dogs(checkpoint=NOWHERE), "task dogs", "no such file", id="fine-tune"),
+        pytest.param(set_dogs(proxy=NOWHERE), "task dogs", "NoSuchBucket", id="proxy folder"),
     ],
 )
 @pytest.mark.usefixtures("s3")
-def test_a_bucket_that_is_missing_is_named(world: World, refused: Refused, spoil: Spoil, who: str) -> None:
+def test_a_bucket_that_is_missing_is_named(
+    world: World, refused: Refused, spoil: Spoil, who: str, why: str
+) -> None:
     spoil(world)
-    refused(world, f"{who}: ", "s3://no-such-bucket-7/nowhere", "no such file")
+    refused(world, f"{who}: ", NOWHERE, why)
 
 
 class NoSuchBucket(BaseHTTPRequestHandler):
@@ -189,7 +194,7 @@ def test_a_store_in_a_bucket_that_is_missing_is_named(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         world.recipe["store"] = "s3://no-such-bucket-7/store"
-        refused(world, "store: s3://no-such-bucket-7/store", "no such file", commands=("merge",))
+        refused(world, "store: s3://no-such-bucket-7/store", "NoSuchBucket", commands=("merge",))
         server.shutdown()
 
 

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect import flow, task
 from services import Command, DaskCluster, Outcome, S3Server, dask_cluster
 from world import World, weight_files
 
+from esm_core.errors import MergeFailed
 from esm_core.storage import Location
+from flows.runner import task_runner
+from flows.stages import Stages
+from tasks.options import OPTIONS
 
 pytestmark = [pytest.mark.dask, pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
@@ -112,6 +117,26 @@ def kill_one(folder: Path, stage: str) -> int:
             return pid
         time.sleep(0.05)
     raise AssertionError(f"no worker ever was {stage}")
+
+
+@pytest.mark.s3
+def test_what_a_worker_cannot_read_arrives_as_one_message(
+    cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
+
+    @task(**OPTIONS)
+    def read(url: str) -> bytes:
+        return Location.parse(url).read_bytes()
+
+    @flow(task_runner=task_runner())
+    def read_both() -> None:
+        urls = {name: f"s3://nobody-has-this/{name}" for name in ("cats", "dogs")}
+        Stages("pets").gather("reading", {name: read.submit(url) for name, url in urls.items()})
+
+    with pytest.raises(MergeFailed, match=r"dogs: s3://nobody-has-this/dogs: .*NoSuchBucket") as failed:
+        read_both()
+    assert failed.value.exit_code == 2
 
 
 def refused(esmerge: Command, world: World, **variables: str) -> Outcome:

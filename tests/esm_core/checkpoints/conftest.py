@@ -1,13 +1,13 @@
 """Checkpoints as people have them, all made from one tiny open_clip CLIP (width 32, two layers)."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import fsspec
 import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from services import S3Server
 from torch import Tensor
 
 from esm_core.checkpoints import Checkpoint, open_checkpoint
@@ -79,9 +79,6 @@ def saved(folder: Location) -> Callable[..., Checkpoint]:
 
 
 @pytest.fixture
-def remote(monkeypatch) -> Iterator[Location]:
-    """A folder that is not local: ``s3://`` URLs served from memory."""
-    memory = fsspec.filesystem("memory")
-    monkeypatch.setattr(Location, "fs", property(lambda self: memory))
-    yield Location("s3://bucket/folder")
-    memory.store.clear()
+def remote(s3: S3Server) -> Location:
+    """A folder that is not local."""
+    return s3.bucket() / "folder"

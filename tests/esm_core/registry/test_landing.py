@@ -15,6 +15,7 @@ from torch import nn
 from world import World, add_validation
 
 from esm_core import InputError
+from esm_core.claims import Claim
 from esm_core.images import open_images, samples_digest
 from esm_core.recipe import ZeroShotSpec
 from esm_core.registry import land, read_finetune, tasks, versions
@@ -224,14 +225,14 @@ def test_class_names_can_be_given_instead_of_a_head(world: World, registry: Loca
 def test_an_input_that_changes_while_it_lands_is_refused(
     world: World, registry: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = module._claim
+    claim = module.claim_number
 
-    def training_goes_on(folder: Location) -> int:
+    def training_goes_on(folder: Location) -> Claim:
         tower = load_file(world.root / "cats.safetensors")
         save_file({name: tensor + 1 for name, tensor in tower.items()}, world.root / "cats.safetensors")
         return claim(folder)
 
-    monkeypatch.setattr(module, "_claim", training_goes_on)
+    monkeypatch.setattr(module, "claim_number", training_goes_on)
     with pytest.raises(InputError, match=r"cats\.safetensors: changed while it landed"):
         land(registry, landing(world, "cats"))
     assert tasks(registry) == []
