@@ -23,7 +23,6 @@ from typing import Any
 
 from benchmarks.fine_tunes import TINY, VIT_B_32, write_fine_tunes
 
-ROUNDS = 2
 PLAIN = [sys.executable, "-m", "benchmarks.plain_merge"]
 FLOW = [sys.executable, "-m", "esmerge", "merge", "--workers", "1"]
 COLLECT = [sys.executable, "-m", "benchmarks.collect_flow"]
@@ -41,12 +40,12 @@ def cpu_and_wall(command: list[str], recipe: Path, **environment: str) -> tuple[
     return usage.ru_utime + usage.ru_stime, time.monotonic() - started
 
 
-def overhead(work: Path) -> dict[str, Any]:
+def overhead(work: Path, rounds: int) -> dict[str, Any]:
     """The flow's cost beside plain calls: a fixed one, from a tiny merge, and what is left per cent."""
     rows = []
     large = write_fine_tunes(work / "large", VIT_B_32, 2)
     tiny = write_fine_tunes(work / "tiny", TINY, 2)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         row = {
             f"{size}_{kind}": cpu_and_wall(command, recipe)
             for size, recipe in (("tiny", tiny), ("large", large))
@@ -62,11 +61,11 @@ def overhead(work: Path) -> dict[str, Any]:
     return result
 
 
-def collection(work: Path) -> dict[str, Any]:
+def collection(work: Path, rounds: int) -> dict[str, Any]:
     """Wall seconds of the collecting stage on one and on two workers, in turns, and the ratio."""
     recipe = write_fine_tunes(work / "eight", VIT_B_32, 8)
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for count in (1, 2) * ROUNDS:
+    for count in (1, 2) * rounds:
         with workers(count) as address:
             shutil.rmtree(recipe.parent / "store", ignore_errors=True)
             variables = {**os.environ, "ESMERGE_DASK_ADDRESS": address}
@@ -96,12 +95,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="folder for inputs, kept; else a temporary one")
     parser.add_argument("--only", choices=["collection", "overhead"])
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (arguments.work or Path(temporary)).absolute()
         parts = {"collection": collection, "overhead": overhead}
         chosen = [arguments.only] if arguments.only else list(parts)
-        found = {name: parts[name](work) for name in chosen}
+        found = {name: parts[name](work, arguments.rounds) for name in chosen}
     arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
