@@ -91,6 +91,11 @@ class FaultyProxy:
             self._ready.set()
             await self._stopped.wait()
             await runner.cleanup()
+        # Connections that were reset on purpose leave their handlers waiting.
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         operation = operation_of(request.method, request.raw_path, dict(request.headers))
