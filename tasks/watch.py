@@ -78,7 +78,7 @@ def start_merge(deployment: str, recipe: str, name: str, inputs: str) -> str:
         )
     decision = decide([run.state_type for run in runs])
     if decision == "under way":
-        return "a merge of these inputs is under way or queued"
+        return _said("a merge of these inputs is under way or queued")
     if decision == "given up":
         names = ", ".join(run.name for run in runs)
         raise EsmergeError(
@@ -102,7 +102,12 @@ def start_merge(deployment: str, recipe: str, name: str, inputs: str) -> str:
             "python -m deployments.register"
         ) from error
     assert isinstance(run, FlowRun)
-    return f"started {run.name}"
+    return _said(f"started {run.name}")
+
+
+def _said(outcome: str) -> str:
+    log.info(outcome)
+    return outcome
 
 
 def decide(states: Sequence[StateType | None]) -> Decision:
