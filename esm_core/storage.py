@@ -182,10 +182,7 @@ class Location:
 
     def files(self) -> list[str]:
         """Every file below this folder, as sorted relative paths; empty where there is none."""
-        with storage_errors(self, "list"):
-            prefix = self.path.rstrip("/") + "/"
-            found = self.fs.find(self.path)
-        return sorted(str(name)[len(prefix) :] for name in found if str(name).startswith(prefix))
+        return sorted(self.entries())
 
     def children(self) -> list[str]:
         """Names of the direct entries of this folder, sorted; empty where there is none."""
