@@ -12,15 +12,12 @@ class Part:
 
     Attributes
     ----------
-    url : str
-        Where its output is.
     bytes : int
-        Size of the output; 0 where it is not known.
+        Size of the output.
     reused : bool
         Whether it was in the store already, complete.
     """
 
-    url: str
     bytes: int
     reused: bool
 

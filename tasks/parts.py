@@ -27,4 +27,4 @@ def do_part(done: str, what: str, folder: Location, work: Callable[[], object]) 
         log.info("reused %s", what)
     else:
         log.info("%s %s (%.1f s, %.3g MB)", done, what, time.monotonic() - started, size / 1e6)
-    return Part(folder.url, size, reused)
+    return Part(size, reused)
