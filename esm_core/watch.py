@@ -20,9 +20,9 @@ class Sight:
     Attributes
     ----------
     name : str
-        Of the artifact; empty where there is too little to merge.
+        Of the artifact.
     inputs : str
-        Digest of the inputs as they are now.
+        Digest of the inputs as they are now; empty where nothing changed, and so nothing is started.
     current : str
         Label of the newest version, where it was made from exactly these; else empty.
     changes : list of str
@@ -54,11 +54,11 @@ def look(recipe_url: str) -> Sight | None:
         return None
     store = Location.parse(recipe.store)
     found = survey(recipe)
-    newest = open_version(store, recipe.name) if version_numbers(store, recipe.name) else None
     plan = recall_plan(found)
     current = published(plan) if plan is not None else None
     if current is not None:
         # A merge that was killed between publishing and promoting is made up for here.
         apply_gate(store, recipe, current)
-    told = [] if current else changes(recipe, newest.manifest if newest else None)
-    return Sight(recipe.name, inputs_digest(recipe), current.label if current else "", told)
+        return Sight(recipe.name, "", current.label, [])
+    newest = open_version(store, recipe.name).manifest if version_numbers(store, recipe.name) else None
+    return Sight(recipe.name, inputs_digest(recipe), "", changes(recipe, newest))
