@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esm_core.factor import InputFactor
+from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.linalg import numerical_rank
 
 
@@ -24,7 +24,45 @@ class EssentialBasis(NamedTuple):
     eigenvalues: Tensor
 
 
-def essential_basis(update: Tensor, inputs: InputFactor) -> EssentialBasis:
+class Decomposition(NamedTuple):
+    """One task's update of one layer, as far as a fusion needs it; float64, on the update's device.
+
+    Attributes
+    ----------
+    basis : Tensor
+        ``Ê``, ``[d_out, r]``: the first ``r`` essential directions.
+    coordinates : Tensor
+        ``Ĉ = Êᵀ dW``, ``[r, d_in]``.
+    eigenvalues : Tensor
+        ``[k]``, all of them, descending; ``k >= r`` is the shift's numerical rank.
+    norm : Tensor
+        ``‖dW‖_F`` of the untruncated coordinates ``Eᵀ dW``, no dimension.
+    """
+
+    basis: Tensor
+    coordinates: Tensor
+    eigenvalues: Tensor
+    norm: Tensor
+
+
+def decompose_update(update: Tensor, inputs: InputFactor | ShiftFactor, rank: int) -> Decomposition:
+    """Decompose one update and keep at most ``rank`` directions: no more than the shift's numerical rank.
+
+    Parameters
+    ----------
+    update : Tensor
+        ``dW``, ``[d_out, d_in]``.
+    inputs : InputFactor or ShiftFactor
+        Of this task and layer, on the same device.
+    rank : int
+    """
+    basis, eigenvalues = essential_basis(update, inputs)
+    full = coordinates(basis, update)
+    kept = min(rank, eigenvalues.numel())
+    return Decomposition(basis[:, :kept], full[:kept], eigenvalues, full.norm())
+
+
+def essential_basis(update: Tensor, inputs: InputFactor | ShiftFactor) -> EssentialBasis:
     """Uncentred PCA of the activation shift ``X dWᵀ``, through the factor of ``X``.
 
     Columns beyond the numerical rank are left out: they would be arbitrary directions.
@@ -33,8 +71,8 @@ def essential_basis(update: Tensor, inputs: InputFactor) -> EssentialBasis:
     ----------
     update : Tensor
         ``dW``, ``[d_out, d_in]``.
-    inputs : InputFactor
-        ``factor`` ``[m, d_in]`` on the same device.
+    inputs : InputFactor or ShiftFactor
+        On the same device.
 
     Returns
     -------
@@ -46,7 +84,9 @@ def essential_basis(update: Tensor, inputs: InputFactor) -> EssentialBasis:
     digits of the small directions. Rank is judged on energies (squares), so it ends about where float32
     activations do, and by the rows of the raw inputs, so it does not depend on whether they come compressed.
     """
-    shift = inputs.factor.to(torch.float64) @ update.to(torch.float64).mT
+    shift = inputs.factor.to(torch.float64)
+    if isinstance(inputs, InputFactor):
+        shift = shift @ update.to(torch.float64).mT
     if shift.shape[0] < shift.shape[1]:
         orthonormal, triangle = torch.linalg.qr(shift.mT)
         left, values, _ = torch.linalg.svd(triangle)

@@ -26,6 +26,21 @@ class InputFactor(NamedTuple):
     rows: int
 
 
+class ShiftFactor(NamedTuple):
+    """A layer's activation shift ``X dWᵀ``, exactly compressed: less than its inputs where ``d_out < d_in``.
+
+    Attributes
+    ----------
+    factor : Tensor
+        ``[m, d_out]`` with ``factorᵀ factor = dW XᵀX dWᵀ``, float64.
+    rows : int
+        Rows of ``X``: tokens over all samples.
+    """
+
+    factor: Tensor
+    rows: int
+
+
 class FactorStream:
     """Accumulates the factor, the row count and the mean of a layer's inputs, batch by batch.
 

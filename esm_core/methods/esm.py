@@ -1,13 +1,13 @@
 """Essential Subspace Merging of one layer (arXiv 2602.20208 and 2606.19164)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from esm_core.esd import coordinates, essential_basis
-from esm_core.factor import InputFactor
+from esm_core.esd import Decomposition, decompose_update
+from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.layers import layer_kind
 from esm_core.linalg import polar
 from esm_core.settings import MergeSettings
@@ -36,7 +36,7 @@ class EssentialMerge:
 
 
 def merge_layer(
-    tasks: Iterable[tuple[Tensor, InputFactor]], count: int, settings: MergeSettings
+    tasks: Iterable[tuple[Tensor, InputFactor | ShiftFactor]], count: int, settings: MergeSettings
 ) -> EssentialMerge:
     """Decompose every task's update of one layer in its essential subspace and fuse them.
 
@@ -52,30 +52,45 @@ def merge_layer(
     -------
     EssentialMerge
     """
-    bases, coords, eigenvalues, norms = [], [], [], []
+    parts = []
     for update, inputs in tasks:
-        basis, spectrum = essential_basis(update, inputs)
-        full = coordinates(basis, update)
-        rank = min(settings.rank or max(1, update.shape[0] // count), spectrum.numel())
-        bases.append(basis[:, :rank])
-        coords.append(full[:rank])
-        eigenvalues.append(spectrum)
-        norms.append(full.norm())
-    overlaps = _overlaps(bases)
+        rank = kept_rank(update.shape[0], count, settings)
+        parts.append(decompose_update(update, inputs, rank))
+    return fuse(parts, settings)
+
+
+def kept_rank(d_out: int, count: int, settings: MergeSettings) -> int:
+    """Directions kept of each of ``count`` tasks in a layer of ``d_out`` outputs."""
+    return settings.rank or max(1, d_out // count)
+
+
+def fuse(parts: Sequence[Decomposition], settings: MergeSettings) -> EssentialMerge:
+    """Scale, concatenate and orthogonalise the tasks' decompositions of one layer.
+
+    Parameters
+    ----------
+    parts : sequence of Decomposition
+        One per task, in order, truncated to the rank that is to be kept.
+    settings : MergeSettings
+    """
+    bases = [part.basis for part in parts]
     ranks = [basis.shape[1] for basis in bases]
     weights = [
-        _eigen_weights(s[:r], settings.eigen_exponent) for s, r in zip(eigenvalues, ranks, strict=True)
+        _eigen_weights(part.eigenvalues[:rank], settings.eigen_exponent)
+        for part, rank in zip(parts, ranks, strict=True)
     ]
-    scales = torch.ones(count, dtype=torch.float64, device=bases[0].device)
+    norms = torch.stack([part.norm for part in parts])
+    scales = torch.ones_like(norms)
     if settings.inter_task:
-        scales = polarised(torch.stack(norms), settings.scaling_exponent)
+        scales = polarised(norms, settings.scaling_exponent)
     basis = torch.cat([b * w for b, w in zip(bases, weights, strict=True)], dim=1)
     coordinate = torch.cat(
-        [c * w[:, None] * s for c, w, s in zip(coords, weights, scales, strict=True)], dim=0
+        [p.coordinates * w[:, None] * s for p, w, s in zip(parts, weights, scales, strict=True)], dim=0
     )
     if settings.inter_dimension:
         coordinate = coordinate * polarised(coordinate.norm(dim=0), settings.scaling_exponent)
-    return EssentialMerge(_orthogonal_product(basis, coordinate), eigenvalues, ranks, overlaps)
+    eigenvalues = [part.eigenvalues for part in parts]
+    return EssentialMerge(_orthogonal_product(basis, coordinate), eigenvalues, ranks, _overlaps(bases))
 
 
 def layer_scales(norms: Mapping[str, float], settings: MergeSettings) -> dict[str, float]:
