@@ -1,6 +1,7 @@
 """TSV-M (Gargiulo et al., arXiv 2412.00081): merging by whitened task singular vectors."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,24 @@ from esm_core.methods import average
 COEFFICIENT = 1.0
 
 
+class SingularPart(NamedTuple):
+    """The leading singular vectors of one task's update, float64, on the update's device.
+
+    Attributes
+    ----------
+    left : Tensor
+        ``[m, r]``, orthonormal columns.
+    values : Tensor
+        ``[r]``, descending.
+    right : Tensor
+        ``[r, n]``, orthonormal rows.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+
+
 def merge_weight(updates: Sequence[Tensor], rank: int | None = None) -> Tensor:
     """Merge one weight: matrices by whitened singular vectors, everything else by the mean.
 
@@ -19,24 +38,35 @@ def merge_weight(updates: Sequence[Tensor], rank: int | None = None) -> Tensor:
     updates : sequence of Tensor
         The tasks' updates, one shape. Read one at a time.
     rank : int, optional
-        Singular vectors kept per task; ``floor(min(shape) / T)``, at least 1, where not given.
+        Singular vectors kept per task; :func:`kept_rank` where not given.
 
     Returns
     -------
     Tensor
         ``polar(U) diag(S) polar(V)ᵀ`` in float64, for the concatenated, truncated factors.
     """
-    count = len(updates)
-    lefts, values, rights = [], [], []
+    parts = []
     for update in updates:
         if update.ndim != 2:
             return average.merge_weight(updates)
-        left, value, right = torch.linalg.svd(update.to(torch.float64), full_matrices=False)
-        kept = rank if rank is not None else max(1, min(update.shape) // count)
-        kept = min(kept, numerical_rank(value, max(update.shape)))
-        lefts.append(left[:, :kept])
-        values.append(value[:kept])
-        rights.append(right[:kept])
-    whitened_left, _ = polar(torch.cat(lefts, dim=1))
-    whitened_right, _ = polar(torch.cat(rights, dim=0))
-    return (whitened_left * torch.cat(values)) @ whitened_right
+        parts.append(decompose(update, rank or kept_rank(update.shape, len(updates))))
+    return fuse(parts)
+
+
+def kept_rank(shape: Sequence[int], count: int) -> int:
+    """Singular vectors kept of each of ``count`` tasks: ``floor(min(shape) / count)``, at least 1."""
+    return max(1, min(shape) // count)
+
+
+def decompose(update: Tensor, rank: int) -> SingularPart:
+    """The first ``rank`` singular vectors of an update ``[m, n]``: no more than its numerical rank."""
+    left, values, right = torch.linalg.svd(update.to(torch.float64), full_matrices=False)
+    kept = min(rank, numerical_rank(values, max(update.shape)))
+    return SingularPart(left[:, :kept], values[:kept], right[:kept])
+
+
+def fuse(parts: Sequence[SingularPart]) -> Tensor:
+    """``polar(U) diag(S) polar(V)ᵀ``, ``[m, n]``, of the tasks' parts put side by side."""
+    whitened_left, _ = polar(torch.cat([part.left for part in parts], dim=1))
+    whitened_right, _ = polar(torch.cat([part.right for part in parts], dim=0))
+    return (whitened_left * torch.cat([part.values for part in parts])) @ whitened_right
