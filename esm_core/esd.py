@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esm_core.factor import InputFactor, ShiftFactor
-from esm_core.linalg import numerical_rank
+from esm_core.factor import InputFactor, ShiftFactor, compress
+from esm_core.linalg import Eigen, gram, numerical_rank
 
 
 class EssentialBasis(NamedTuple):
@@ -55,11 +55,21 @@ def decompose_update(update: Tensor, inputs: InputFactor | ShiftFactor, rank: in
     inputs : InputFactor or ShiftFactor
         Of this task and layer, on the same device.
     rank : int
+
+    Notes
+    -----
+    As :func:`essential_basis`, but through the eigenproblem of a Gram matrix of the shift's shorter side:
+    a fraction of the work, and it loses the digits of weak directions. Where one of those that are kept
+    is too weak for that, :func:`essential_basis` is what is returned.
     """
-    basis, eigenvalues = essential_basis(update, inputs)
-    full = coordinates(basis, update)
-    kept = min(rank, eigenvalues.numel())
-    return Decomposition(basis[:, :kept], full[:kept], eigenvalues, full.norm())
+    update = update.to(torch.float64)
+    found = _through_gram(update, inputs, rank)
+    if found is None:
+        basis, eigenvalues = essential_basis(update, inputs)
+        full = coordinates(basis, update)
+        kept = min(rank, eigenvalues.numel())
+        found = Decomposition(basis[:, :kept], full[:kept], eigenvalues, full.norm())
+    return found
 
 
 def essential_basis(update: Tensor, inputs: InputFactor | ShiftFactor) -> EssentialBasis:
@@ -102,3 +112,62 @@ def essential_basis(update: Tensor, inputs: InputFactor | ShiftFactor) -> Essent
 def coordinates(basis: Tensor, update: Tensor) -> Tensor:
     """``C = Eᵀ dW``, ``[k, d_in]`` float64, for ``basis`` ``[d_out, k]`` and ``update`` ``[d_out, d_in]``."""
     return basis.mT @ update.to(torch.float64)
+
+
+_WEAKEST = 1e-10
+"""Energy of a direction, beside the strongest, above which a Gram matrix still tells it well: to 1e-6."""
+
+
+def _through_gram(update: Tensor, inputs: InputFactor | ShiftFactor, rank: int) -> Decomposition | None:
+    """:func:`decompose_update` by eigenproblem, or None where a direction is too weak for it."""
+    factor = inputs.factor.to(torch.float64)
+    if isinstance(inputs, InputFactor):
+        factor = compress(factor)
+        if update.shape[1] <= min(factor.shape[0], update.shape[0]):
+            return _by_inputs(update, factor, inputs.rows, rank)
+        factor = factor @ update.mT
+    return _by_shift(update, factor, inputs.rows, rank)
+
+
+def _by_inputs(update: Tensor, factor: Tensor, rows: int, rank: int) -> Decomposition | None:
+    """For ``d_out >= d_in``: ``S Sᵀ = R (dWᵀdW) Rᵀ`` and ``E = dW Rᵀ U Λ^(-1/2)``; ``S`` is never made."""
+    moment = gram(update).triu()
+    seen = factor @ (moment + moment.triu(1).mT)
+    eigen = Eigen.of(seen @ factor.mT)
+    kept = _kept(eigen.values, max(rows, update.shape[0]), rank)
+    if kept is None:
+        return None
+    strong, whole = kept
+    complete = whole == min(update.shape)
+    left = eigen.leading(strong if complete else whole) / eigen.values[: strong if complete else whole].sqrt()
+    full = left.mT @ seen
+    basis = update @ (factor.mT @ left[:, :strong])
+    eigenvalues = eigen.values[:whole] / max(rows - 1, 1)
+    return Decomposition(basis, full[:strong], eigenvalues, update.norm() if complete else full.norm())
+
+
+def _by_shift(update: Tensor, shift: Tensor, rows: int, rank: int) -> Decomposition | None:
+    """From the shift ``S`` ``[m, d_out]`` itself: ``SᵀS`` where it has the rows, else ``S Sᵀ``."""
+    short = shift.shape[0] < shift.shape[1]
+    eigen = Eigen.of(gram(shift.mT if short else shift))
+    kept = _kept(eigen.values, max(rows, shift.shape[1]), rank)
+    if kept is None:
+        return None
+    strong, whole = kept
+    complete = whole == min(update.shape)
+    vectors = eigen.leading(strong if complete else whole)
+    if short:
+        vectors = shift.mT @ (vectors / eigen.values[: vectors.shape[1]].sqrt())
+    full = vectors.mT @ update
+    eigenvalues = eigen.values[:whole] / max(rows - 1, 1)
+    norm = update.norm() if complete else full.norm()
+    return Decomposition(vectors[:, :strong], full[:strong], eigenvalues, norm)
+
+
+def _kept(energies: Tensor, size: int, rank: int) -> tuple[int, int] | None:
+    """How many directions are kept, and the numerical rank; None where the last kept is too weak."""
+    whole = numerical_rank(energies, size)
+    strong = min(rank, whole)
+    if strong and energies[strong - 1] < _WEAKEST * energies[0]:
+        return None
+    return strong, whole

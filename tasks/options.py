@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from prefect.cache_policies import NO_CACHE
+from threadpoolctl import threadpool_limits
 
 from esm_core.errors import TransientStorageError
 
@@ -35,4 +36,6 @@ def set_threads() -> None:
 
     Parallel tasks, not threads inside one, use the cores; one thread also keeps bits the same.
     """
-    torch.set_num_threads(int(os.environ.get("ESMERGE_THREADS", "1")))
+    threads = int(os.environ.get("ESMERGE_THREADS", "1"))
+    torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")  # SciPy's, beside torch's own

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from esm_core.esd import coordinates, essential_basis
+from esm_core.esd import decompose_update
 from esm_core.factor import InputFactor
 
 
@@ -41,9 +41,7 @@ def decompose(residual: Tensor, inputs: InputFactor, rank: int) -> Expert:
         Inputs of the fine-tune on its proxies.
     rank : int
     """
-    basis, energies = essential_basis(residual, inputs)
-    up = basis[:, :rank]
-    down = coordinates(up, residual)
+    up, down, energies, _ = decompose_update(residual, inputs, rank)
     total = float(energies.sum())
     kept = float(energies[:rank].sum()) / total if total else 1.0
     missing = rank - up.shape[1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.layers import layer_kind
-from esm_core.linalg import polar
+from esm_core.linalg import gram, polar, polar_times
 from esm_core.settings import MergeSettings
 
 
@@ -89,8 +90,10 @@ def fuse(parts: Sequence[Decomposition], settings: MergeSettings) -> EssentialMe
     )
     if settings.inter_dimension:
         coordinate = coordinate * polarised(coordinate.norm(dim=0), settings.scaling_exponent)
-    eigenvalues = [part.eigenvalues for part in parts]
-    return EssentialMerge(_orthogonal_product(basis, coordinate), eigenvalues, ranks, _overlaps(bases))
+    product = gram(basis.to(torch.float32))
+    overlaps = _overlaps(product, weights)
+    update = _orthogonal_product(basis, coordinate, product)
+    return EssentialMerge(update, [part.eigenvalues for part in parts], ranks, overlaps)
 
 
 def layer_scales(norms: Mapping[str, float], settings: MergeSettings) -> dict[str, float]:
@@ -133,19 +136,23 @@ def _eigen_weights(eigenvalues: Tensor, exponent: float) -> Tensor:
     return weights / weights.mean()
 
 
-def _orthogonal_product(basis: Tensor, coordinate: Tensor) -> Tensor:
+def _orthogonal_product(basis: Tensor, coordinate: Tensor, product: Tensor) -> Tensor:
+    """``polar(E) mean σ(E) · polar(C) mean σ(C)``; of ``polar(E)`` only what meets ``polar(C)`` is made."""
     if basis.shape[1] == 0:
         return basis @ coordinate
-    basis_factor, basis_values = polar(basis)
-    coordinate_factor, coordinate_values = polar(coordinate)
-    return (basis_factor * (basis_values.mean() * coordinate_values.mean())) @ coordinate_factor
+    flat, values = polar(coordinate)
+    merged, mean = polar_times(basis, flat, product)
+    return merged * (mean * values.mean())
 
 
-def _overlaps(bases: list[Tensor]) -> Tensor:
-    overlaps = torch.ones(len(bases), len(bases), dtype=torch.float64)
-    for i, first in enumerate(bases):
-        for j, second in enumerate(bases[:i]):
-            size = min(first.shape[1], second.shape[1])
-            shared = float((first.mT @ second).square().sum()) / size if size else 0.0
-            overlaps[i, j] = overlaps[j, i] = shared
+def _overlaps(product: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """From the Gram matrix of all bases side by side, whose columns carry the eigenvalue weights."""
+    squares = (product.to(torch.float64) / torch.cat(list(weights))).square()
+    starts = [0, *accumulate(weight.numel() for weight in weights)]
+    overlaps = torch.ones(len(weights), len(weights), dtype=torch.float64, device=product.device)
+    for j in range(len(weights)):
+        for i in range(j):
+            block = squares[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
+            shared = (block / weights[i].square()[:, None]).sum()
+            overlaps[i, j] = overlaps[j, i] = shared / max(min(block.shape), 1)
     return overlaps

@@ -6,10 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esm_core.linalg import numerical_rank, polar
+from esm_core.linalg import Eigen, gram, numerical_rank, polar
 from esm_core.methods import average
 
 COEFFICIENT = 1.0
+
+_WEAKEST = 1e-10
+"""Energy of a singular vector, beside the strongest, above which a Gram matrix still tells it well."""
 
 
 class SingularPart(NamedTuple):
@@ -59,10 +62,23 @@ def kept_rank(shape: Sequence[int], count: int) -> int:
 
 
 def decompose(update: Tensor, rank: int) -> SingularPart:
-    """The first ``rank`` singular vectors of an update ``[m, n]``: no more than its numerical rank."""
-    left, values, right = torch.linalg.svd(update.to(torch.float64), full_matrices=False)
-    kept = min(rank, numerical_rank(values, max(update.shape)))
-    return SingularPart(left[:, :kept], values[:kept], right[:kept])
+    """The first ``rank`` singular vectors of an update ``[m, n]``: no more than its numerical rank.
+
+    Through the eigenproblem of the Gram matrix of the shorter side, unless that tells the last of them
+    badly: then an SVD.
+    """
+    update = update.to(torch.float64)
+    if update.shape[0] > update.shape[1]:
+        right, values, left = decompose(update.mT, rank)
+        return SingularPart(left.mT, values, right.mT)
+    eigen = Eigen.of(gram(update.mT))
+    kept = min(rank, numerical_rank(eigen.values, max(update.shape)))
+    if kept == 0 or eigen.values[kept - 1] < _WEAKEST * eigen.values[0]:
+        left, values, right = torch.linalg.svd(update, full_matrices=False)
+        kept = min(rank, numerical_rank(values, max(update.shape)))
+        return SingularPart(left[:, :kept], values[:kept], right[:kept])
+    values, left = eigen.values[:kept].sqrt(), eigen.leading(kept)
+    return SingularPart(left, values, (left / values).mT @ update)
 
 
 def fuse(parts: Sequence[SingularPart]) -> Tensor:

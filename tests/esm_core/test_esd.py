@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esm_core.esd import coordinates, essential_basis
-from esm_core.factor import InputFactor, compress
+from esm_core.esd import coordinates, decompose_update, essential_basis
+from esm_core.factor import InputFactor, ShiftFactor, compress
 
 
 class Layer(NamedTuple):
@@ -166,3 +166,58 @@ def test_float32_tensors_are_decomposed_in_float64() -> None:
     ours, expected = (essential_basis(item.update, item.raw) for item in (low, exact))
     assert torch.equal(ours.basis, expected.basis)
     assert torch.equal(ours.eigenvalues, expected.eigenvalues)
+
+
+@examples
+@given(layer=layers, rank=st.integers(1, 14), given=st.sampled_from(["raw", "compressed", "shift"]))
+def test_a_decomposition_is_the_truncated_basis_whatever_it_is_made_of(
+    layer: Layer, rank: int, given: str
+) -> None:
+    inputs = {
+        "raw": layer.raw,
+        "compressed": layer.compressed,
+        "shift": ShiftFactor(compress(layer.shift), layer.inputs.shape[0]),
+    }[given]
+    found = decompose_update(layer.update, inputs, rank)
+    basis, eigenvalues = essential_basis(layer.update, inputs)
+    kept = found.basis.shape[1]
+    assert kept == found.coordinates.shape[0] == min(rank, found.eigenvalues.numel())
+    identity = torch.eye(kept, dtype=torch.float64)
+    torch.testing.assert_close(found.basis.mT @ found.basis, identity, rtol=0, atol=2e-6)
+    torch.testing.assert_close(found.coordinates, coordinates(found.basis, layer.update), rtol=0, atol=1e-6)
+    largest = float(eigenvalues[:1].sum())
+    both = min(found.eigenvalues.numel(), eigenvalues.numel())
+    torch.testing.assert_close(found.eigenvalues[:both], eigenvalues[:both], rtol=1e-6, atol=1e-12 * largest)
+    shift = layer.shift
+    error = (shift - shift @ found.basis @ found.basis.mT).square().sum()
+    best = (shift - shift @ basis[:, :kept] @ basis[:, :kept].mT).square().sum()
+    torch.testing.assert_close(error, best, rtol=1e-6, atol=1e-9 * float(shift.square().sum()))
+
+
+def test_the_norm_is_that_of_the_update_as_far_as_the_inputs_reach() -> None:
+    whole = random_layer()
+    torch.testing.assert_close(decompose_update(whole.update, whole.raw, 3).norm, whole.update.norm())
+    part = random_layer(rank=4)
+    basis, _ = essential_basis(part.update, part.raw)
+    expected = coordinates(basis, part.update).norm()
+    assert expected < 0.99 * part.update.norm()
+    torch.testing.assert_close(decompose_update(part.update, part.raw, 3).norm, expected)
+
+
+def test_directions_too_weak_for_a_gram_matrix_are_told_as_well_as_the_others() -> None:
+    layer = random_layer(decades=6.5, d_out=10)
+    found = decompose_update(layer.update, layer.raw, 10)
+    assert found.eigenvalues[-1] < 1e-10 * found.eigenvalues[0]
+    basis, eigenvalues = essential_basis(layer.update, layer.raw)
+    assert torch.equal(found.basis, basis[:, :10])
+    assert torch.equal(found.eigenvalues, eigenvalues)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_decomposition_on_cuda_spans_what_it_does_on_the_cpu() -> None:
+    layer = random_layer()
+    there = InputFactor(layer.inputs.cuda(), layer.inputs.shape[0])
+    found = decompose_update(layer.update.cuda(), there, 3).basis.cpu()
+    expected = decompose_update(layer.update, layer.raw, 3).basis
+    torch.testing.assert_close(found @ found.mT, expected @ expected.mT, rtol=0, atol=1e-9)

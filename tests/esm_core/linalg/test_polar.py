@@ -1,10 +1,12 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esm_core.linalg import numerical_rank, polar
+from esm_core.linalg import gram, numerical_rank, polar, polar_times
 
 SHAPES = {"square": (12, 12), "tall": (30, 12), "wide": (12, 30)}
 
@@ -108,3 +110,88 @@ def test_polar_ignores_scale_and_follows_rotations(seed: int, scale: float) -> N
 )
 def test_numerical_rank_counts_what_stands_above_rounding(eigenvalues: list[float], rank: int) -> None:
     assert numerical_rank(torch.tensor(eigenvalues, dtype=torch.float64), size=10) == rank
+
+
+class Problem(NamedTuple):
+    """A matrix as a fusion makes it, and columns that meet it."""
+
+    matrix: Tensor
+    columns: Tensor
+
+    @property
+    def product(self) -> Tensor:
+        return gram(self.matrix.to(torch.float32))
+
+    def error(self, times: Tensor) -> float:
+        """Of ``polar(A) X``, beside an SVD in float64."""
+        left, _, right = torch.linalg.svd(self.matrix, full_matrices=False)
+        expected = left @ (right @ self.columns)
+        return float((times - expected).norm() / expected.norm())
+
+
+def fused_bases(size: int = 1024, tasks: int = 8, shared: int = 0, seed: int = 0) -> Problem:
+    """Orthonormal bases of ``tasks`` side by side, whose first ``shared`` directions are nearly the same."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    common = normal(size, shared)
+    bases = [
+        torch.linalg.qr(
+            torch.cat([common + 1e-4 * normal(size, shared), normal(size, size // tasks - shared)], 1)
+        ).Q
+        for _ in range(tasks)
+    ]
+    return Problem(torch.cat(bases, dim=1), torch.linalg.qr(normal(size, size // 4)).Q)
+
+
+@pytest.mark.parametrize("shared", [0, 4, 32], ids=["apart", "few shared", "a quarter shared"])
+def test_polar_times_few_columns_is_as_exact_as_a_float32_weight(shared: int) -> None:
+    problem = fused_bases(shared=shared)
+    times, mean = polar_times(*problem, problem.product)
+    assert problem.error(times) < 2e-5
+    values = torch.linalg.svdvals(problem.matrix)
+    torch.testing.assert_close(mean, values.mean(), rtol=1e-6, atol=0)
+
+
+def test_polar_times_is_about_as_exact_as_an_svd_in_float32() -> None:
+    problem = fused_bases(seed=1)
+    left, _, right = torch.linalg.svd(problem.matrix.float(), full_matrices=False)
+    rough = (left @ (right @ problem.columns.float())).double()
+    assert problem.error(polar_times(*problem, problem.product)[0]) < 4 * problem.error(rough)
+
+
+def test_polar_times_leaves_out_directions_of_rounding_noise() -> None:
+    problem = fused_bases()
+    doubled = Problem(torch.cat([problem.matrix[:, :512], problem.matrix[:, :512]], 1), problem.columns)
+    left, values, right = torch.linalg.svd(doubled.matrix)
+    expected = left[:, :512] @ (right[:512] @ doubled.columns)
+    times, mean = polar_times(*doubled, doubled.product)
+    torch.testing.assert_close(times, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(mean, values.mean(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(40, 12, 6), (12, 40, 5), (12, 12, 30)], ids=["tall", "wide", "many columns"]
+)
+def test_polar_times_of_small_matrices_is_the_product(shape: tuple[int, int, int]) -> None:
+    rows, size, count = shape
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(rows, size, generator=generator, dtype=torch.float64)
+    columns = torch.randn(size, count, generator=generator, dtype=torch.float64)
+    problem = Problem(matrix, columns)
+    times, mean = polar_times(matrix, columns, problem.product)
+    assert problem.error(times) < 1e-10
+    torch.testing.assert_close(mean, torch.linalg.svdvals(matrix).mean())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_polar_factors_on_cuda_are_those_of_the_cpu() -> None:
+    problem = fused_bases(size=256)
+    there = Problem(*(tensor.cuda() for tensor in problem))
+    times, mean = polar_times(*there, there.product)
+    expected, expected_mean = polar_times(*problem, problem.product)
+    torch.testing.assert_close(times.cpu(), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(mean.cpu(), expected_mean)
