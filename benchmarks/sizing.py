@@ -58,11 +58,13 @@ def row(tower: str, tasks: int, rate: float, samples: int = 32) -> dict[str, Any
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as lines of a Markdown table; minutes are those of one core."""
     lines = [
-        "| tower | tasks | fine-tunes | shifts | merged updates | experts | memory | merge | search |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| tower | tasks | fine-tunes | shifts | decompositions | merged updates | experts | memory | merge "
+        "| search |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in rows:
-        sizes = [_size(r[f"{kind}_bytes"]) for kind in ("fine_tune", "shift_store", "merge_store", "expert")]
+        kinds = ("fine_tune", "shift_store", "basis_store", "merge_store", "expert")
+        sizes = [_size(r[f"{kind}_bytes"]) for kind in kinds]
         memory = _size(r["peak_memory_bytes_per_worker"])
         minutes = [f"{r[kind] / 60:.0f} min" for kind in ("core_seconds", "search_core_seconds")]
         lines.append("| " + " | ".join([r["tower"], str(r["tasks"]), *sizes, memory, *minutes]) + " |")

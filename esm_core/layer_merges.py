@@ -1,5 +1,7 @@
 """The merge store: the merged update of each weight, one folder per weight, and how it came about."""
 
+import contextlib
+import logging
 from typing import Any
 
 import torch
@@ -7,14 +9,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from esm_core.arrays import read_array, write_arrays
-from esm_core.merge import merge_other
-from esm_core.methods.esm import merge_layer
-from esm_core.plan import Plan
+from esm_core.bases import Part, basis_file, cut, decompose, fuse, read_basis, write_basis
+from esm_core.factor import InputFactor, ShiftFactor
+from esm_core.methods.esm import EssentialMerge
+from esm_core.plan import Plan, PlannedTask
+from esm_core.prefetch import prefetched, to_device
 from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
 from esm_core.unchanged import unchanged
-from esm_core.weights import Towers, Updates, open_tower
+from esm_core.weights import Towers, open_tower, read_weight
+
+log = logging.getLogger(__name__)
 
 
 def open_towers(plan: Plan) -> Towers:
@@ -26,39 +32,81 @@ def open_towers(plan: Plan) -> Towers:
 def merge_one(plan: Plan, weight: str) -> Location:
     """Merge one weight and keep the result; at once where it is already there.
 
-    Reads that weight and that layer's inputs only, one task at a time. Beside the update ``M`` the
-    folder holds, for reports, the tasks' eigenvalues (rows in the plan's order, padded with zeros) and
-    the overlaps of their kept subspaces.
+    Reads that weight and that layer's inputs only, one task at a time and the next one ahead; of a task
+    whose decomposition is in the store, only that. Beside the update ``M`` the folder holds, for reports,
+    the tasks' eigenvalues (rows in the plan's order, padded with zeros) and the overlaps of their kept
+    subspaces.
 
     Raises
     ------
     IntegrityError
-        Collected inputs are damaged.
+        Collected inputs, or a kept decomposition, are damaged.
     InputError
         A checkpoint changed since it was inspected.
     """
     folder = plan.layer_folder(weight)
     if is_complete(folder):
         return folder
-    device = plan.recipe.fuse.device
     facts: dict[str, Any] = {"rule": plan.rules[weight]}
-    with unchanged(plan):
-        updates = Updates(open_towers(plan), weight, device)
-        if plan.rules[weight] == "essential":
-            pairs = (
-                (updates[i], read_shift(plan.shift_folder(task.name), weight, device).inputs)
-                for i, task in enumerate(plan.tasks)
-            )
-            merged = merge_layer(pairs, len(plan.tasks), plan.recipe.method)
-            spectra = pad_sequence(merged.eigenvalues, batch_first=True)
-            arrays = {"update": merged.update, "overlaps": merged.overlaps, "eigenvalues": spectra}
-            facts["ranks"] = merged.ranks
-        else:
-            arrays = {"update": merge_other(updates, plan.recipe.method)}
+    merged = fuse(_parts(plan, weight), plan.recipe.method)
+    if isinstance(merged, EssentialMerge):
+        spectra = pad_sequence(merged.eigenvalues, batch_first=True)
+        arrays = {"update": merged.update, "overlaps": merged.overlaps, "eigenvalues": spectra}
+        facts["ranks"] = merged.ranks
+    else:
+        arrays = {"update": merged}
     facts["norm"] = float(arrays["update"].norm())
     write_arrays(folder, {name: array.cpu().numpy() for name, array in arrays.items()})
     write_marker(folder, facts)
     return folder
+
+
+def _parts(plan: Plan, weight: str) -> list[Part]:
+    """Every task's part in the merge of one weight, in the plan's order, at the rank that is merged."""
+    keep, parts = plan.recipe.fuse.keep_bases, []
+    files = {task.name: basis_file(plan, weight, task.name) for task in plan.tasks}
+    kept = {name: file for name, file in files.items() if keep and file.is_file()}
+    if kept:
+        log.info("%s: %d of %d decompositions were in the store", weight, len(kept), len(plan.tasks))
+    reader = _Reader(plan, weight, kept)
+    with contextlib.closing(prefetched(reader.read, plan.tasks)) as found:
+        for task, item in zip(plan.tasks, found, strict=True):
+            part = item if isinstance(item, Part) else decompose(plan, weight, *item)
+            del item
+            if keep and task.name not in kept:
+                write_basis(files[task.name], part)
+            parts.append(cut(plan, part))
+            del part
+    return parts
+
+
+class _Reader:
+    """Reads a task's decomposition of one weight where it is kept, else what it is made of."""
+
+    def __init__(self, plan: Plan, weight: str, kept: dict[str, Location]) -> None:
+        self._plan, self._weight, self._kept = plan, weight, kept
+        if len(kept) < len(plan.tasks):
+            with unchanged(plan, []):
+                self._base_tower = open_tower(Location.parse(plan.base.weights))
+                self._base = self._double(self._base_tower.read(weight))
+
+    def read(self, task: PlannedTask) -> Part | tuple[Tensor, InputFactor | ShiftFactor | None]:
+        """The part, at the rank it is kept with, or the update and its layer's inputs; on the device."""
+        plan, weight, device = self._plan, self._weight, self._plan.recipe.fuse.device
+        if task.name in self._kept:
+            return read_basis(self._kept[task.name], plan.rules[weight], device)
+        # What is made of a checkpoint is kept under its digest, so it is asked here, not once for all tasks.
+        with unchanged(plan, [task.name]):
+            tower = open_tower(Location.parse(task.facts.checkpoint.weights))
+            tuned = read_weight(tower, self._base_tower, weight)
+        update = self._double(tuned) - self._base
+        if plan.rules[weight] != "essential":
+            return update, None
+        inputs = read_shift(plan.shift_folder(task.name), weight).inputs
+        return update, inputs._replace(factor=to_device(inputs.factor, device))
+
+    def _double(self, tensor: Tensor) -> Tensor:
+        return to_device(tensor, self._plan.recipe.fuse.device).to(torch.float64)
 
 
 def read_update(plan: Plan, weight: str) -> Tensor:

@@ -132,13 +132,18 @@ class Plan(BaseModel):
         return self.store / "shifts" / digest_of("shifts", self.shift_identity(name))
 
     @property
+    def fuse_identity(self) -> dict[str, Any]:
+        """What of the recipe's ``fuse`` determines results: not whether decompositions are kept."""
+        return self.recipe.fuse.model_dump(mode="json", exclude={"keep_bases"})
+
+    @property
     def merge_digest(self) -> str:
         inputs = {t.name: [t.facts.checkpoint.sha256, self.shift_folder(t.name).name] for t in self.tasks}
         identity = {
             "base": self.base.sha256,
             "tasks": inputs,
             "method": self.recipe.method.model_dump(mode="json", exclude={"inter_layer"}),
-            "fuse": self.recipe.fuse.model_dump(mode="json"),
+            "fuse": self.fuse_identity,
         }
         return digest_of("merge", identity)
 

@@ -34,6 +34,7 @@ def preview_page(content: dict[str, Any]) -> str:
     """Markdown of what :func:`esm_core.preview.preview` found; the page of a dry run."""
     states = {None: "not inspected yet", True: "in the store", False: "to be collected"}
     cost = content["estimates"]
+    stored = sum(cost[f"{kind}_store_bytes"] for kind in ("shift", "basis", "merge"))
     lines = [
         f"# {content['name']} (dry run: nothing was done)",
         "",
@@ -51,7 +52,7 @@ def preview_page(content: dict[str, Any]) -> str:
     lines += [
         "",
         f"Reads {cost['checkpoint_bytes'] / 1e6:.1f} MB of fine-tunes, stores "
-        f"{(cost['shift_store_bytes'] + cost['merge_store_bytes']) / 1e6:.1f} MB, takes about "
+        f"{stored / 1e6:.1f} MB, takes about "
         f"{cost['core_seconds']:.0f} core seconds and "
         f"{cost['peak_memory_bytes_per_worker'] / 1e6:.0f} MB of memory per worker beside PyTorch.",
     ]

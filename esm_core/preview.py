@@ -9,6 +9,7 @@ import torch
 
 from esm_core.alpha.choice import search_length
 from esm_core.alpha.scores import recall_choice
+from esm_core.bases import made_rank
 from esm_core.experts.check import expert_bytes, map_shape
 from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
@@ -111,7 +112,7 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
     positions = shapes["visual.positional_embedding"][0]
     tokens = recipe.samples * positions
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    shift_bytes = collect_flops = merge_flops = peak = 0.0
+    shift_bytes = basis_bytes = collect_flops = merge_flops = peak = 0.0
     for name, shape in shapes.items():
         kind = layer_kind(name)
         if kind in recipe.collect.layers or name in SMALL_MATRICES:
@@ -120,6 +121,8 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
             rows = recipe.samples if name == PROJECTION else tokens
             shift_bytes += _DOUBLE * min(rows, width) * width
             collect_flops += 4.0 * rows * width**2
+        if len(shape) == 2 and recipe.fuse.keep_bases:
+            basis_bytes += _basis_bytes(recipe, name, shape, tokens)
         if kind is not None:
             flops, memory = _layer_cost(shape[0], shape[1], tokens, count)
             merge_flops += flops
@@ -128,11 +131,19 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
     collect_flops += recipe.samples * forward_flops
     return {
         "shift_store_bytes": count * shift_bytes,
+        "basis_store_bytes": basis_bytes,
         "expert_bytes": float(expert_bytes(recipe.experts, shapes, count)) if recipe.experts else 0.0,
         "merge_store_bytes": float(_DOUBLE * parameters),
         "peak_memory_bytes_per_worker": max(peak, 3.0 * 4 * parameters),
         "core_seconds": (count * collect_flops + merge_flops + _searched(recipe) * forward_flops) / rate,
     }
+
+
+def _basis_bytes(recipe: Recipe, name: str, shape: tuple[int, ...], tokens: int) -> float:
+    """Bytes of the kept decompositions of one matrix, of all tasks together."""
+    count, essential = len(recipe.tasks), merges_essentially(name)
+    rank = recipe.method.rank or made_rank(shape[0] if essential else min(shape), count)
+    return float(_DOUBLE * count * min(rank, tokens if essential else rank, *shape) * sum(shape))
 
 
 def _searched(recipe: Recipe) -> int:

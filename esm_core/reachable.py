@@ -1,6 +1,7 @@
 """What of the store a merge is made from, and a later merge of the same inputs finds done."""
 
 from esm_core.alpha.files import choice_file, features_folder, line_folder, score_file
+from esm_core.bases import basis_folders
 from esm_core.evaluate import ROUTED, evaluation_file, evaluation_jobs
 from esm_core.experts.places import expert_folder, expert_weights, routed_folder, router_folder
 from esm_core.labelled import zero_shot_file
@@ -15,7 +16,7 @@ def reachable(plan: Plan) -> list[str]:
     so all of ``scores`` is named.
     """
     places = [plan_file(plan), *(plan.shift_folder(task.name) for task in plan.tasks)]
-    places += [plan.store / "merges" / plan.merge_digest]
+    places += [*basis_folders(plan), plan.store / "merges" / plan.merge_digest]
     places += [zero_shot_file(plan, t.name) for t in plan.tasks if t.spec.zero_shot is not None]
     places += _search(plan)
     if plan.alpha is not None:

@@ -168,6 +168,11 @@ class FuseSpec(_Section):
     """Where the linear algebra runs (always in float64)."""
 
     device: Device = Field("cpu", description="torch device, such as cpu or cuda.")
+    keep_bases: bool = Field(
+        True,
+        description="Keep every fine-tune's decompositions in the store, so that a merge with one more "
+        "decomposes only that one. Changes no bit of a result.",
+    )
 
 
 class EvaluateSpec(_Section):

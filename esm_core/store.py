@@ -7,6 +7,7 @@ Layout (contract; a change needs a new format number and a reader for the old on
     {store}/imports/{sha256}.safetensors remote .pt checkpoints, rewritten once for lazy reading
     {store}/plans/{sha256}.json          resolved recipes, given to tasks by reference
     {store}/shifts/{digest}/             collected layer inputs of one fine-tune
+    {store}/bases/{digest}/{weight}.safetensors one fine-tune's decomposition of one weight
     {store}/merges/{digest}/{weight}/    merged update of one weight
     {store}/lines/{digest}/              merged towers of every alpha, for its search
     {store}/features/{digest}/           features of one task's proxies by base and fine-tune

@@ -54,11 +54,12 @@ def progress() -> Iterator[None]:
             sys.stderr.write(f"{time.monotonic() - started:7.1f} s  {record.getMessage()}\n")
             sys.stderr.flush()
 
-    logger = logging.getLogger("esmerge")
-    logger.setLevel(logging.INFO)
-    handler = Progress()
-    logger.addHandler(handler)
+    handler, loggers = Progress(), [logging.getLogger(name) for name in ("esmerge", "esm_core")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)

@@ -26,7 +26,7 @@ def expert_folder(plan: Plan, weight: str) -> Location:
         "static": plan.static_folder.name,
         "shifts": {task.name: plan.shift_folder(task.name).name for task in plan.tasks},
         "rank": expert_settings(plan).rank,
-        "fuse": plan.recipe.fuse.model_dump(mode="json"),
+        "fuse": plan.fuse_identity,
     }
     return plan.store / "experts" / digest_of("experts", identity) / weight
 

@@ -1,5 +1,7 @@
 """The expert stage of one weight: every task's expert, from stored inputs alone."""
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,9 @@ from esm_core.arrays import read_array, write_arrays
 from esm_core.experts.decompose import decompose
 from esm_core.experts.names import linear_map
 from esm_core.experts.places import expert_folder, expert_settings
-from esm_core.plan import Plan
+from esm_core.factor import InputFactor
+from esm_core.plan import Plan, PlannedTask
+from esm_core.prefetch import prefetched, to_device
 from esm_core.shifts import read_shift
 from esm_core.stages import is_complete, write_marker
 from esm_core.static import static_tower
@@ -19,7 +23,8 @@ from esm_core.weights import open_tower, read_weight
 def decompose_one(plan: Plan, weight: str) -> Location:
     """Make every task's expert of one weight; at once where they are already there.
 
-    Reads that weight and its collected inputs only, one task at a time; no fine-tune is run again.
+    Reads that weight and its collected inputs only, one task at a time and the next one ahead; no
+    fine-tune is run again.
     Arrays ``A`` ``[T, r, d_in]`` and ``B`` ``[T, d_out, r]``, in the plan's order of tasks.
 
     Raises
@@ -35,13 +40,19 @@ def decompose_one(plan: Plan, weight: str) -> Location:
     device, rank = plan.recipe.fuse.device, expert_settings(plan).rank
     static = linear_map(weight, static_tower(plan).read(weight)).to(device=device, dtype=torch.float64)
     experts = {}
+
+    def read(task: PlannedTask) -> tuple[Tensor, InputFactor]:
+        tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
+        residual = to_device(linear_map(weight, tuned), device).to(torch.float64) - static
+        inputs = read_shift(plan.shift_folder(task.name), weight).inputs
+        return residual, inputs._replace(factor=to_device(inputs.factor, device))
+
     with unchanged(plan):
         base = open_tower(Location.parse(plan.base.weights))
-        for task in plan.tasks:
-            tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
-            residual = linear_map(weight, tuned).to(static) - static
-            inputs = read_shift(plan.shift_folder(task.name), weight, device).inputs
-            experts[task.name] = decompose(residual, inputs, rank)
+        with contextlib.closing(prefetched(read, plan.tasks)) as found:
+            for task, item in zip(plan.tasks, found, strict=True):
+                experts[task.name] = decompose(*item, rank)
+                del item
     parts = {"A": [e.down for e in experts.values()], "B": [e.up for e in experts.values()]}
     write_arrays(folder, {name: torch.stack(part).cpu().numpy() for name, part in parts.items()})
     write_marker(folder, {"kept": {name: expert.kept for name, expert in experts.items()}})

@@ -18,7 +18,19 @@ from esm_core.storage import Location
 from esm_core.store import check_store
 
 STAGES = (
-    *("shifts", "merges", "lines", "features", "scores", "alphas", "static", "experts", "routers", "routed"),
+    *(
+        "shifts",
+        "bases",
+        "merges",
+        "lines",
+        "features",
+        "scores",
+        "alphas",
+        "static",
+        "experts",
+        "routers",
+        "routed",
+    ),
     *("zero-shot", "evaluations", "plans", "imports"),
 )
 """Folders of the store whose entries are named by a sha256. Whatever else is in a store is never touched."""
@@ -26,7 +38,7 @@ STAGES = (
 BEFORE_A_LEASE = ("plans", "imports")
 """What a merge writes before it knows enough to take a lease: kept for as long as a lease would hold."""
 
-_SINGLE_FILES = ("scores", "alphas", "zero-shot", "evaluations", *BEFORE_A_LEASE)
+_WITHOUT_MARKER = ("bases", "scores", "alphas", "zero-shot", "evaluations", *BEFORE_A_LEASE)
 
 Needed = dict[str, str]
 
@@ -102,7 +114,7 @@ def _judge(
     if reason is not None:
         report.kept.append(Kept(unit.path, unit.bytes, reason))
         return
-    unfinished = not unit.markers and kind not in _SINGLE_FILES
+    unfinished = not unit.markers and kind not in _WITHOUT_MARKER
     why = "never completed" if unfinished else "no version that stays and no merge needs it"
     report.garbage.append(Garbage(unit.path, unit.bytes, why, (*sorted(entries), *unit.markers)))
 

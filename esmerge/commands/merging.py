@@ -47,7 +47,8 @@ def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
     cost = content["estimates"]
     out.print(
         f"reads {cost['checkpoint_bytes'] / 1e6:.1f} MB of fine-tunes; stores "
-        f"{cost['shift_store_bytes'] / 1e6:.1f} MB of shifts and "
+        f"{cost['shift_store_bytes'] / 1e6:.1f} MB of shifts, "
+        f"{cost['basis_store_bytes'] / 1e6:.1f} MB of decompositions and "
         f"{cost['merge_store_bytes'] / 1e6:.1f} MB of updates"
         + (f"; experts take {cost['expert_bytes'] / 1e6:.1f} MB" if cost["expert_bytes"] else "")
     )

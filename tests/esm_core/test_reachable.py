@@ -44,7 +44,9 @@ def test_a_plan_without_alpha_reaches_what_can_be_known(make_world: Callable[...
     world.recipe["alpha"] = "label_free"
     plan = planned(world)
     kinds = {path.partition("/")[0] for path in reachable(plan)}
-    assert kinds == {"plans", "shifts", "merges", "lines", "features", "alphas", "scores", "evaluations"}
+    assert kinds == {
+        *("plans", "shifts", "bases", "merges", "lines", "features", "alphas", "scores", "evaluations")
+    }
     assert "scores" in reachable(plan)
     lease = take_lease(plan)
     found, version = merge_whole(world)

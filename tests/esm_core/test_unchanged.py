@@ -89,13 +89,14 @@ READERS_OF_CHECKPOINTS: dict[str, Stage] = {
 }
 
 
-REDONE = {"collect": "shifts", "merge a layer": "merges", "experts": "experts"}
+REDONE = {"collect": ["shifts"], "merge a layer": ["merges", "bases"], "experts": ["experts"]}
 """What the store holds already is forgotten, so that these stages have something to do."""
 
 
 def results(world: World) -> set[Path]:
     store = world.root / "store"
     done = {*store.rglob("complete.json")}
+    done |= {*store.glob("bases/*/*")}
     return done | {path for kind in ("scores", "evaluations") for path in (store / kind).glob("*.json")}
 
 
@@ -103,8 +104,8 @@ def results(world: World) -> set[Path]:
 @pytest.mark.parametrize("stage", READERS_OF_CHECKPOINTS)
 def test_a_checkpoint_that_was_replaced(begun: tuple[World, Plan], stage: str, name: str) -> None:
     world, plan = begun
-    if stage in REDONE:
-        shutil.rmtree(world.root / "store" / REDONE[stage])
+    for kind in REDONE.get(stage, []):
+        shutil.rmtree(world.root / "store" / kind)
     before = results(world)
     train_on(world.root / f"{name}.safetensors")
     with pytest.raises(InputError) as caught:
@@ -120,8 +121,8 @@ def test_a_checkpoint_that_was_replaced(begun: tuple[World, Plan], stage: str, n
 @pytest.mark.parametrize("stage", ["merge a layer", "finish"])
 def test_a_checkpoint_that_was_deleted(begun: tuple[World, Plan], stage: str) -> None:
     world, plan = begun
-    if stage in REDONE:
-        shutil.rmtree(world.root / "store" / REDONE[stage])
+    for kind in REDONE.get(stage, []):
+        shutil.rmtree(world.root / "store" / kind)
     (world.root / "cats.safetensors").unlink()
     with pytest.raises(
         InputError, match=r"task cats: file://.*/cats\.safetensors: was deleted since the merge"

@@ -127,8 +127,12 @@ def test_estimates_are_what_a_merge_leaves_in_the_store(shared: World, esmerge: 
     estimates = plan_of(esmerge, shared)["estimates"]
     store = shared.root / "store"
     shifts = sum(path.stat().st_size for path in store.glob("shifts/*/*/factor/c/**/*") if path.is_file())
+    bases = sum(path.stat().st_size for path in store.glob("bases/*/*.safetensors"))
     updates = sum(path.stat().st_size for path in store.glob("merges/*/*/update/c/**/*") if path.is_file())
     assert estimates["shift_store_bytes"] == pytest.approx(shifts, rel=0.1)
+    assert estimates["basis_store_bytes"] == pytest.approx(bases, rel=0.15), (
+        "headers are a part of small files"
+    )
     assert updates <= estimates["merge_store_bytes"] <= 1.3 * updates
 
 

@@ -36,7 +36,7 @@ def slowed(module, name, label):
     setattr(module, name, slow)
 
 slowed(esm_core.stage_collect, "collect_inputs", "collecting")
-slowed(esm_core.layer_merges, "merge_layer", "merging")
+slowed(esm_core.layer_merges, "fuse", "merging")
 """
 
 

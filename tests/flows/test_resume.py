@@ -110,9 +110,13 @@ def test_a_changed_input_recomputes_only_what_it_touches(world: World, esmerge: 
     assert len(list(store.glob("merges/*"))) == 1, "alpha is no reason to merge layers again"
     assert len(list(store.glob("artifacts/pets/v*/manifest.json"))) == 2
     world.recipe["tasks"] = world.recipe["tasks"][:2]
-    assert esmerge("merge", world.recipe_path).code == 0
+    bases = files(store, "bases/*/*")
+    merged = esmerge("merge", world.recipe_path)
+    assert merged.code == 0
     assert files(store, "shifts/*/complete.json") == shifts
     assert len(list(store.glob("merges/*"))) == 2
+    assert files(store, "bases/*/*") == bases
+    assert merged.err.count("2 of 2 decompositions were in the store") == 10
 
 
 @pytest.mark.usefixtures("prefect_server")
