@@ -121,15 +121,15 @@ def _weak_directions(matrix: Tensor, reduced: Tridiagonal, count: int, weakest: 
         return found
     found = _corrected(matrix, reduced, found, weakest)
     _, values, right = torch.linalg.svd(matrix @ found, full_matrices=False)
-    found = found @ right.mT
+    turned: Tensor = found @ right.mT
     faint = int((values <= _FAINT * reduced.values[-1].sqrt()).sum())
-    if faint:
-        strong, weak = found[:, : count - faint], found[:, count - faint :]
-        for _ in range(3):
-            weak = _corrected(matrix, reduced, weak, weakest)
-        together: Tensor = torch.linalg.qr(torch.cat([strong, weak], dim=1)).Q
-        return together
-    return found
+    if faint == 0:
+        return turned
+    weak = turned[:, count - faint :]
+    for _ in range(3):
+        weak = _corrected(matrix, reduced, weak, weakest)
+    together: Tensor = torch.linalg.qr(torch.cat([turned[:, : count - faint], weak], dim=1)).Q
+    return together
 
 
 def _corrected(matrix: Tensor, reduced: Tridiagonal, found: Tensor, weakest: float) -> Tensor:
