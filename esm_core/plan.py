@@ -24,7 +24,7 @@ from esm_core.storage import Location
 from esm_core.survey import Survey
 
 REVISION = 2
-"""Of the linear algebra. Raised when the same inputs give other bits: those of an earlier one are left alone."""
+"""Of the linear algebra: raised when the same inputs give other bits; earlier results are left alone."""
 
 Rule = Literal["essential", "tsv_m", "mean"]
 
