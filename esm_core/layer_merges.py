@@ -10,7 +10,7 @@ from esm_core.arrays import read_array, write_arrays
 from esm_core.merge import merge_other
 from esm_core.methods.esm import merge_layer
 from esm_core.plan import Plan
-from esm_core.shifts import read_shift
+from esm_core.shifts import read_factor
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
 from esm_core.unchanged import unchanged
@@ -46,7 +46,7 @@ def merge_one(plan: Plan, weight: str) -> Location:
         updates = Updates(open_towers(plan), weight, device)
         if plan.rules[weight] == "essential":
             pairs = (
-                (updates[i], read_shift(plan.shift_folder(task.name), weight, device).inputs)
+                (updates[i], read_factor(plan.shift_folder(task.name), weight, device))
                 for i, task in enumerate(plan.tasks)
             )
             merged = merge_layer(pairs, len(plan.tasks), plan.recipe.method)

@@ -9,10 +9,12 @@ import torch
 
 from esm_core.alpha.choice import search_length
 from esm_core.alpha.scores import recall_choice
-from esm_core.experts.check import expert_bytes, map_shape
+from esm_core.collect_cost import collection_cost
+from esm_core.collected import is_collected
+from esm_core.experts.check import expert_bytes
 from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
-from esm_core.layers import PROJECTION, SMALL_MATRICES, layer_kind
+from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.plan import Plan, make_plan, outline
 from esm_core.publish import published
@@ -51,7 +53,7 @@ def preview(found: Survey) -> dict[str, Any]:
             "activation_source": found.tasks[spec.name].activation_source,
             "ignored_tensors": len(found.tasks[spec.name].tower.ignored),
             "proxy_images": len(found.proxies[spec.name]),
-            "collected": is_complete(plan.shift_folder(spec.name)) if plan else None,
+            "collected": is_collected(plan, spec.name) if plan else None,
         }
         for spec in sorted(recipe.tasks, key=lambda spec: spec.name)
     }
@@ -111,16 +113,10 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
     positions = shapes["visual.positional_embedding"][0]
     tokens = recipe.samples * positions
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    shift_bytes = collect_flops = merge_flops = peak = 0.0
+    merge_flops, peak = 0.0, 3.0 * 4 * parameters
+    shift_bytes, collect_flops, collect_memory = collection_cost(recipe, shapes)
     for name, shape in shapes.items():
-        kind = layer_kind(name)
-        if kind in recipe.collect.layers or name in SMALL_MATRICES:
-            width = map_shape(name, shape)[1]
-            # The projection sees pooled tokens only.
-            rows = recipe.samples if name == PROJECTION else tokens
-            shift_bytes += _DOUBLE * min(rows, width) * width
-            collect_flops += 4.0 * rows * width**2
-        if kind is not None:
+        if layer_kind(name) is not None:
             flops, memory = _layer_cost(shape[0], shape[1], tokens, count)
             merge_flops += flops
             peak = max(peak, memory)
@@ -130,7 +126,7 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
         "shift_store_bytes": count * shift_bytes,
         "expert_bytes": float(expert_bytes(recipe.experts, shapes, count)) if recipe.experts else 0.0,
         "merge_store_bytes": float(_DOUBLE * parameters),
-        "peak_memory_bytes_per_worker": max(peak, 3.0 * 4 * parameters),
+        "peak_memory_bytes_per_worker": max(peak, collect_memory),
         "core_seconds": (count * collect_flops + merge_flops + _searched(recipe) * forward_flops) / rate,
     }
 

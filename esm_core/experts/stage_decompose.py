@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from esm_core.arrays import read_array, write_arrays
+from esm_core.collected import inputs_folder
 from esm_core.experts.decompose import decompose
 from esm_core.experts.names import linear_map
 from esm_core.experts.places import expert_folder, expert_settings
 from esm_core.plan import Plan
-from esm_core.shifts import read_shift
+from esm_core.shifts import read_inputs
 from esm_core.stages import is_complete, write_marker
 from esm_core.static import static_tower
 from esm_core.storage import Location
@@ -40,7 +41,7 @@ def decompose_one(plan: Plan, weight: str) -> Location:
         for task in plan.tasks:
             tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
             residual = linear_map(weight, tuned).to(static) - static
-            inputs = read_shift(plan.shift_folder(task.name), weight, device).inputs
+            inputs = read_inputs(inputs_folder(plan, task.name, weight), weight, device)
             experts[task.name] = decompose(residual, inputs, rank)
     parts = {"A": [e.down for e in experts.values()], "B": [e.up for e in experts.values()]}
     write_arrays(folder, {name: torch.stack(part).cpu().numpy() for name, part in parts.items()})
