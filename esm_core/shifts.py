@@ -1,10 +1,12 @@
 """The shift store: what collection leaves of one fine-tune, one subgroup per target layer.
 
 ``factor`` is ``[n, d]`` where the layer has few rows, else the upper triangle, packed row by row. It is in
-float32 where that loses nothing: the raw rows of a forward pass in float32 or less.
+float32 where that loses nothing: the raw rows of a forward pass in float32 or less. ``means`` holds the mean
+inputs of all layers, one after the other: small arrays of their own would be most of a store's objects.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ Layer = CollectedLayer | ShiftFactor
 
 
 def write_shifts(folder: Location, layers: Iterable[tuple[str, Layer]], lineage: Mapping[str, Any]) -> None:
-    """Write every layer, then the marker with row counts and ``lineage``.
+    """Write every layer, then the marker: row counts, places in ``means``, and ``lineage``.
 
     Parameters
     ----------
@@ -30,20 +32,22 @@ def write_shifts(folder: Location, layers: Iterable[tuple[str, Layer]], lineage:
         Taken one at a time and let go.
     """
     rows: dict[str, int] = {}
-    shifts: list[str] = []
+    means: dict[str, Tensor] = {}
 
     def arrays() -> Iterator[tuple[str, Array]]:
         for weight, layer in layers:
-            if isinstance(layer, ShiftFactor):
-                shifts.append(weight)
-            else:
-                yield f"{weight}/mean", layer.mean.cpu().numpy()
-            factor = layer if isinstance(layer, ShiftFactor) else layer.inputs
+            if isinstance(layer, CollectedLayer):
+                means[weight] = layer.mean.cpu()
+            factor = layer.inputs if isinstance(layer, CollectedLayer) else layer
             rows[weight] = factor.rows
             yield f"{weight}/factor", _stored(factor.factor)
+        if means:
+            yield "means", torch.cat(list(means.values())).numpy()
 
     write_arrays(folder, arrays())
-    write_marker(folder, {"rows": rows, "shifts": shifts, "lineage": dict(lineage)})
+    bounds = [0, *accumulate(mean.numel() for mean in means.values())]
+    places = dict(zip(means, pairwise(bounds), strict=True))
+    write_marker(folder, {"rows": rows, "means": places, "lineage": dict(lineage)})
 
 
 def read_factor(folder: Location, weight: str, device: str = "cpu") -> InputFactor | ShiftFactor:
@@ -59,7 +63,7 @@ def read_factor(folder: Location, weight: str, device: str = "cpu") -> InputFact
         raise _missing(folder, weight)
     stored = torch.from_numpy(read_array(folder, f"{weight}/factor")).to(device)
     factor = unpack(stored) if stored.ndim == 1 else stored
-    kind = ShiftFactor if weight in facts["shifts"] else InputFactor
+    kind = InputFactor if weight in facts["means"] else ShiftFactor
     return kind(factor, int(facts["rows"][weight]))
 
 
@@ -80,9 +84,9 @@ def read_mean(folder: Location, weight: str) -> Tensor:
         A chunk or the marker is damaged, or the layer's inputs were never collected.
     """
     facts = read_marker(folder)
-    if weight not in facts["rows"] or weight in facts["shifts"]:
+    if weight not in facts["means"]:
         raise _missing(folder, weight)
-    return torch.from_numpy(read_array(folder, f"{weight}/mean"))
+    return torch.from_numpy(read_array(folder, "means")[slice(*facts["means"][weight])])
 
 
 def _stored(factor: Tensor) -> Array:

@@ -60,10 +60,10 @@ def test_a_shift_comes_back_as_one(folder: Location) -> None:
             reader(folder, C_PROJ)
 
 
-def test_the_marker_holds_the_row_counts_and_the_lineage(folder: Location) -> None:
+def test_the_marker_holds_the_row_counts_the_places_of_the_means_and_the_lineage(folder: Location) -> None:
     assert read_marker(folder) == {
         "rows": {C_FC: 100, C_PROJ: 50, OUT_PROJ: 4},
-        "shifts": [C_PROJ],
+        "means": {C_FC: [0, 6], OUT_PROJ: [6, 15]},
         "lineage": {"samples": ["a.png", "b.png"]},
     }
 
