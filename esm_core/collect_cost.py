@@ -7,7 +7,7 @@ from typing import NamedTuple
 from esm_core.collected import Kept, kept_of
 from esm_core.experts.check import map_shape
 from esm_core.factor import block_rows
-from esm_core.layers import PROJECTION
+from esm_core.layers import CONV, PROJECTION
 from esm_core.recipe import Recipe
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -69,8 +69,12 @@ def collection_cost(recipe: Recipe, shapes: Shapes) -> CollectionCost:
     # The tower, and the base's weights of the layers whose shifts are kept.
     weights = _SINGLE * sum(math.prod(shape) for shape in shapes.values())
     weights += _SINGLE * sum(d_out * d_in for d_out, d_in in products)
-    in_one_batch = recipe.samples <= recipe.collect.batch_size
-    memory = weights + sum(f.held(in_one_batch) for f in factors) + max(f.folding for f in factors)
+    batch = min(recipe.samples, recipe.collect.batch_size)
+    in_one_batch = batch == recipe.samples
+    # What was measured of a forward pass: four times the widest activations of a batch.
+    activations = 4 * _SINGLE * batch * _positions(shapes) * max(d_in for _, d_in in products)
+    memory = weights + activations + sum(f.held(in_one_batch) for f in factors)
+    memory += max(f.folding for f in factors)
     return CollectionCost(float(sum(f.stored for f in factors)), flops, float(memory))
 
 
@@ -79,9 +83,10 @@ def _factors(recipe: Recipe, shapes: Shapes) -> Iterator[_Factor]:
     tokens = _tokens(recipe, shapes)
     for kept in _kept(recipe, shapes):
         for weight in kept.inputs:
-            # The projection sees pooled tokens only.
-            rows = recipe.samples if weight == PROJECTION else tokens
-            yield _Factor(rows, map_shape(weight, shapes[weight])[1], own)
+            # The projection sees pooled tokens only, conv1 no class token, and pixels in float32.
+            rows = {PROJECTION: recipe.samples, CONV: tokens - recipe.samples}.get(weight, tokens)
+            size = _SINGLE if weight == CONV else own
+            yield _Factor(rows, map_shape(weight, shapes[weight])[1], size)
         for weight in kept.shifts:
             yield _Factor(tokens, shapes[weight][0], _DOUBLE)
 
@@ -91,4 +96,8 @@ def _kept(recipe: Recipe, shapes: Shapes) -> list[Kept]:
 
 
 def _tokens(recipe: Recipe, shapes: Shapes) -> int:
-    return recipe.samples * shapes["visual.positional_embedding"][0]
+    return recipe.samples * _positions(shapes)
+
+
+def _positions(shapes: Shapes) -> int:
+    return shapes["visual.positional_embedding"][0]
