@@ -6,6 +6,7 @@ One writer per group. Writers of the same digest write the same bytes over each 
 at a time, so a second concurrent run does no harm. Nothing is deleted.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -91,13 +92,15 @@ def _array(root: zarr.Group, path: str, values: Array) -> Any:
     if isinstance(found, zarr.Array) and (found.shape, found.dtype) == (shape, dtype):
         return found
     row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-    rows = min(shape[0], max(1, CHUNK_BYTES // max(row_bytes, 1)))
+    most = min(shape[0], max(1, CHUNK_BYTES // max(row_bytes, 1)))
+    # All of one size: Zarr stores the last chunk in full too, however little is in it.
+    rows = math.ceil(shape[0] / math.ceil(shape[0] / most)) if most else 1
     try:
         return root.create_array(
             path,
             shape=shape,
             dtype=dtype.name,
-            chunks=(max(rows, 1), *(max(size, 1) for size in shape[1:])),
+            chunks=(rows, *(max(size, 1) for size in shape[1:])),
             compressors=[Crc32cCodec()],
             fill_value=float("nan"),
             attributes={"shape": list(shape)},

@@ -170,3 +170,11 @@ def test_arrays_can_be_given_one_at_a_time(folder: Location) -> None:
     write_arrays(folder, ((name, np.ones(3)) for name in ("b", "a/c")))
     assert np.array_equal(read_array(folder, "a/c"), np.ones(3))
     assert np.array_equal(read_array(folder, "b"), np.ones(3))
+
+
+def test_a_last_chunk_with_little_in_it_takes_little(
+    folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esm_core.arrays.CHUNK_BYTES", 8 * 1000)
+    write_arrays(folder, {"a": np.ones(2001)})
+    assert [chunk.stat().st_size for chunk in chunks(folder, "a")] == [8 * 667 + 4] * 3
