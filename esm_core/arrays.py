@@ -6,7 +6,8 @@ One writer per group. Writers of the same digest write the same bytes over each 
 at a time, so a second concurrent run does no harm. Nothing is deleted.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,25 @@ from esm_core.storage_errors import storage_errors
 
 CHUNK_BYTES = 32 * 1024**2
 
-Arrays = Mapping[str, NDArray[np.float64]]
+Array = NDArray[np.float64] | NDArray[np.float32]
 
 
-def write_arrays(location: Location, arrays: Arrays) -> None:
-    """Write float64 arrays; ``a/b`` as a name puts array ``b`` in subgroup ``a``."""
+def write_arrays(location: Location, arrays: Mapping[str, Array] | Iterable[tuple[str, Array]]) -> None:
+    """Write float64 or float32 arrays as they are; ``a/b`` as a name puts array ``b`` in subgroup ``a``.
+
+    Parameters
+    ----------
+    arrays : mapping, or iterable of (name, array)
+        An iterable is taken one array at a time.
+    """
     with storage_errors(location, "write"):
         root = _group(location)
-        for path in sorted(arrays):
-            _array(root, path, arrays[path].shape)[...] = arrays[path]
+        for path, values in arrays.items() if isinstance(arrays, Mapping) else arrays:
+            _array(root, path, values)[...] = values
 
 
 def read_array(location: Location, path: str) -> NDArray[np.float64]:
-    """Read one array and verify it.
+    """Read one array, in float64 whatever it was written in, and verify it.
 
     Raises
     ------
@@ -79,18 +86,21 @@ def _store(location: Location, read_only: bool) -> LocalStore | FsspecStore:
     return FsspecStore(filesystem(asynchronous=True), read_only=read_only, path=location.path)
 
 
-def _array(root: zarr.Group, path: str, shape: tuple[int, ...]) -> Any:
+def _array(root: zarr.Group, path: str, values: Array) -> Any:
+    shape, dtype = values.shape, values.dtype
     found = root.get(path)
-    if isinstance(found, zarr.Array) and found.shape == shape:
+    if isinstance(found, zarr.Array) and (found.shape, found.dtype) == (shape, dtype):
         return found
-    row_bytes = 8 * int(np.prod(shape[1:], dtype=np.int64))
-    rows = min(shape[0], max(1, CHUNK_BYTES // max(row_bytes, 1)))
+    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    most = min(shape[0], max(1, CHUNK_BYTES // max(row_bytes, 1)))
+    # All of one size: Zarr stores the last chunk in full too, however little is in it.
+    rows = math.ceil(shape[0] / math.ceil(shape[0] / most)) if most else 1
     try:
         return root.create_array(
             path,
             shape=shape,
-            dtype="float64",
-            chunks=(max(rows, 1), *(max(size, 1) for size in shape[1:])),
+            dtype=dtype.name,
+            chunks=(rows, *(max(size, 1) for size in shape[1:])),
             compressors=[Crc32cCodec()],
             fill_value=float("nan"),
             attributes={"shape": list(shape)},

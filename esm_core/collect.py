@@ -1,6 +1,6 @@
-"""Collection: run a fine-tuned tower on its proxy images and compress every target layer's inputs."""
+"""Collection: run a fine-tuned tower on its proxy images and compress its layers' inputs, or shifts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esm_core.errors import InputError
-from esm_core.factor import FactorStream, InputFactor
-from esm_core.layers import SMALL_MATRICES, LayerKind, layer_kind
+from esm_core.experts.check import map_shape
+from esm_core.factor import FactorStream, InputFactor, ShiftFactor, block_rows
+from esm_core.layers import PROJECTION, SMALL_MATRICES, layer_kind
 
 
 class CollectedLayer(NamedTuple):
-    """What a merge needs of one layer's inputs.
+    """What is kept of one layer's inputs.
 
     Attributes
     ----------
@@ -28,21 +29,35 @@ class CollectedLayer(NamedTuple):
     mean: Tensor
 
 
+class Streams(NamedTuple):
+    """What a forward pass leaves of its layers, not finished yet: every layer is taken once and let go.
+
+    Attributes
+    ----------
+    inputs, shifts : dict
+        Weight → stream of its inputs, or of its shift.
+    """
+
+    inputs: dict[str, FactorStream]
+    shifts: dict[str, FactorStream]
+
+    def take_inputs(self, weight: str) -> CollectedLayer:
+        return CollectedLayer(*self.inputs.pop(weight).result())
+
+    def take_shift(self, weight: str) -> ShiftFactor:
+        factor, _ = self.shifts.pop(weight).result()
+        return ShiftFactor(*factor)
+
+
+Updates = Mapping[str, Callable[[], Tensor]]
+
 _CONV, _PROJECTION = (name.removeprefix("visual.") for name in SMALL_MATRICES)
 
 
-def target_weights(names: Iterable[str], kinds: Sequence[LayerKind]) -> list[str]:
-    """The weights among ``names`` whose layer kind is in ``kinds``, sorted."""
-    return sorted(name for name in names if layer_kind(name) in kinds)
-
-
 def collect_inputs(
-    tower: nn.Module,
-    batches: Iterable[Tensor],
-    kinds: Sequence[LayerKind],
-    task: str,
-) -> dict[str, CollectedLayer]:
-    """Run ``tower`` on every batch and compress the inputs of its target layers, ``conv1`` and ``proj``.
+    tower: nn.Module, batches: Iterable[Tensor], inputs: Iterable[str], shifts: Updates, task: str
+) -> Streams:
+    """Run ``tower`` on every batch and compress the inputs, or the shifts, of the layers asked for.
 
     The inputs of ``conv1`` are flattened patches, those of ``proj`` the pooled tokens.
 
@@ -52,62 +67,80 @@ def collect_inputs(
         An open_clip vision tower, on its device and in its precision.
     batches : iterable of Tensor
         ``[B, 3, H, W]`` each, B of any size; moved to the tower's device and dtype here.
-    kinds : sequence of LayerKind
-        Which layers.
+    inputs : iterable of str
+        ``visual.``-prefixed weights whose inputs are wanted.
+    shifts : mapping
+        ``visual.``-prefixed weight whose shift ``X dWᵀ`` is wanted → what gives its ``dW``,
+        ``[d_out, d_in]``; called for every batch.
     task : str
         For error messages.
 
     Returns
     -------
-    dict
-        ``visual.``-prefixed weight name → :class:`CollectedLayer`, on the tower's device.
+    Streams
+        On the tower's device, by ``visual.``-prefixed weight.
 
     Raises
     ------
     InputError
-        NaN or Inf among a layer's inputs, a tower without the layers asked for, or no batch.
+        NaN or Inf among a layer's inputs, a tower without the weights asked for, or no batch.
     """
-    parameters = dict(tower.named_parameters())
-    names = target_weights(parameters, kinds)
-    missing = sorted(set(kinds) - {layer_kind(name) for name in names})
+    parameters = {f"visual.{name}": parameter for name, parameter in tower.named_parameters()}
+    wanted = sorted({*inputs, *shifts})
+    missing = [weight for weight in wanted if weight not in parameters]
     if missing:
-        raise InputError(f"The vision tower has no {', '.join(missing)} layers to collect.")
-    streams = {name: FactorStream(parameters[name].shape[1]) for name in names}
-    patch = parameters[_CONV][0].numel()
-    streams |= {_CONV: FactorStream(patch), _PROJECTION: FactorStream(parameters[_PROJECTION].shape[0])}
+        raise InputError(f"The vision tower has no {', '.join(missing)} to collect from.")
+    streams = Streams(
+        {w: FactorStream(map_shape(w, tuple(parameters[w].shape))[1]) for w in sorted(set(inputs))},
+        {w: FactorStream(parameters[w].shape[0]) for w in sorted(shifts)},
+    )
 
-    def add(name: str, inputs: Tensor) -> None:
-        if not torch.isfinite(inputs).all():
+    def add(weight: str, rows: Tensor) -> None:
+        if not torch.isfinite(rows).all():
             raise InputError(
-                f"Task {task}: the inputs of visual.{name} hold NaN or Inf on the proxy images. The "
+                f"Task {task}: the inputs of {weight} hold NaN or Inf on the proxy images. The "
                 "checkpoint is broken, or the precision is too low for it; try a wider collect.precision, "
                 "float64 at most."
             )
-        streams[name].update(inputs)
+        if weight in streams.inputs:
+            streams.inputs[weight].update(rows)
+        if weight in streams.shifts:
+            for shift in _shift(rows, shifts[weight]()):
+                streams.shifts[weight].update(shift)
 
     reference = next(iter(parameters.values()))
     ran = False
-    with _hooked(tower, names, add), torch.inference_mode():
+    with _hooked(tower, [weight.removeprefix("visual.") for weight in wanted], add), torch.inference_mode():
         for images in batches:
             output = tower(images.to(device=reference.device, dtype=reference.dtype))
-            add(_PROJECTION, output[0] if isinstance(output, tuple) else output)
+            if PROJECTION in streams.inputs:
+                add(PROJECTION, output[0] if isinstance(output, tuple) else output)
             ran = True
     if not ran:
         raise InputError(f"Task {task}: there is no proxy image to collect from.")
-    return {f"visual.{name}": CollectedLayer(*stream.result()) for name, stream in streams.items()}
+    return streams
+
+
+def _shift(inputs: Tensor, update: Tensor) -> Iterator[Tensor]:
+    """``X dWᵀ`` in float64, some rows at a time: all of them would be the largest matrix of a collection."""
+    transposed = update.to(device=inputs.device, dtype=torch.float64).mT
+    for rows in torch.split(inputs.reshape(-1, transposed.shape[0]), block_rows(transposed.shape[1])):
+        yield rows.to(torch.float64) @ transposed
 
 
 @contextmanager
-def _hooked(tower: nn.Module, names: Sequence[str], add: Any) -> Iterator[None]:
+def _hooked(tower: nn.Module, names: Sequence[str], add: Callable[[str, Tensor], None]) -> Iterator[None]:
     with ExitStack() as stack:
-        # Without its projection the tower gives what the projection is given.
-        stack.callback(setattr, tower, _PROJECTION, tower.proj)
-        setattr(tower, _PROJECTION, None)
-        for name in [*names, _CONV]:
+        for name in names:
+            if name == _PROJECTION:
+                # Without its projection the tower gives what the projection is given.
+                stack.callback(setattr, tower, _PROJECTION, tower.proj)
+                setattr(tower, _PROJECTION, None)
+                continue
             module, tap = _tap(tower, name)
 
             def hook(module: nn.Module, args: tuple[Tensor, ...], name: str = name, tap: Any = tap) -> None:
-                add(name, tap(module, args[0]))
+                add(f"visual.{name}", tap(module, args[0]))
 
             handle = module.register_forward_pre_hook(hook)
             stack.callback(handle.remove)

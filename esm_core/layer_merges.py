@@ -14,7 +14,7 @@ from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.methods.esm import EssentialMerge
 from esm_core.plan import Plan, PlannedTask
 from esm_core.prefetch import prefetched, to_device
-from esm_core.shifts import read_shift
+from esm_core.shifts import read_factor
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.storage import Location
 from esm_core.unchanged import unchanged
@@ -102,7 +102,7 @@ class _Reader:
         update = self._double(tuned) - self._base
         if plan.rules[weight] != "essential":
             return update, None
-        inputs = read_shift(plan.shift_folder(task.name), weight).inputs
+        inputs = read_factor(plan.shift_folder(task.name), weight)
         return update, inputs._replace(factor=to_device(inputs.factor, device))
 
     def _double(self, tensor: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 ESSENTIAL_KINDS: frozenset[LayerKind] = frozenset({"attn.in_proj", "mlp.c_fc", "mlp.c_proj"})
 """Kinds merged by essential subspace decomposition as published (arXiv 2602.20208)."""
 
+SHIFT_KINDS: frozenset[LayerKind] = frozenset({"mlp.c_proj"})
+"""Kinds with fewer outputs than inputs: collection keeps the shift itself for their merge."""
+
 CONV, PROJECTION = "visual.conv1.weight", "visual.proj"
 
 SMALL_MATRICES = (CONV, PROJECTION)

@@ -15,7 +15,7 @@ from esm_core.errors import IntegrityError
 from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.heads import head_identity
 from esm_core.inspection import check_distinct
-from esm_core.layers import SMALL_MATRICES, layer_kind
+from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.methods import BASELINES
 from esm_core.recipe import CompareSpec, Recipe, TaskSpec
@@ -120,18 +120,22 @@ class Plan(BaseModel):
         completed = self.base.sha256 if checkpoint.layout.startswith("HF") else None
         return {"checkpoint": checkpoint.sha256, "projection": completed}
 
-    def shift_identity(self, name: str) -> dict[str, Any]:
-        """What determines the collected inputs of a task."""
-        facts = self.task(name).facts
+    def input_identity(self, name: str) -> dict[str, Any]:
+        """What determines a task's layer inputs. ``layout`` is 2 since triangles are packed."""
         return {
             **self.expert_identity(name),
             "architecture": self.architecture.identity,
-            "proxies": facts.proxies_sha256,
-            "collect": self.recipe.collect.model_dump(mode="json"),
-            "beside_layers": SMALL_MATRICES,
+            "proxies": self.task(name).facts.proxies_sha256,
+            "collect": self.recipe.collect.model_dump(mode="json", exclude={"layers"}),
+            "layout": 2,
         }
 
+    def shift_identity(self, name: str) -> dict[str, Any]:
+        """What determines what is collected of a task for the merge, whether or not there are experts."""
+        return {**self.input_identity(name), "part": "merge", "base": self.base.sha256}
+
     def shift_folder(self, name: str) -> Location:
+        """Where that is kept; what experts need beside it is in :mod:`esm_core.collected`."""
         return self.store / "shifts" / digest_of("shifts", self.shift_identity(name))
 
     @property

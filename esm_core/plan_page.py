@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from esm_core.collected import is_collected
 from esm_core.plan import Plan
 from esm_core.stages import is_complete
 
 
 def plan_page(plan: Plan) -> str:
     """Markdown of a plan whose inputs are inspected."""
-    reused = [task.name for task in plan.tasks if is_complete(plan.shift_folder(task.name))]
+    reused = [task.name for task in plan.tasks if is_collected(plan, task.name)]
     layers = sum(is_complete(plan.layer_folder(weight)) for weight in plan.decomposed)
     lines = [
         f"# {plan.recipe.name}",

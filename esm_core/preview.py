@@ -10,10 +10,12 @@ import torch
 from esm_core.alpha.choice import search_length
 from esm_core.alpha.scores import recall_choice
 from esm_core.bases import made_rank
-from esm_core.experts.check import expert_bytes, map_shape
+from esm_core.collect_cost import collection_cost
+from esm_core.collected import is_collected
+from esm_core.experts.check import expert_bytes
 from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
-from esm_core.layers import PROJECTION, SMALL_MATRICES, layer_kind
+from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.plan import Plan, make_plan, outline
 from esm_core.publish import published
@@ -23,6 +25,9 @@ from esm_core.storage import Location
 from esm_core.survey import Survey
 
 _DOUBLE = 8
+
+_EIGEN, _REDUCTION = 9.0, 2.5
+"""Work of a symmetric eigenproblem, and of its reduction alone, in products of that many flops per n³."""
 
 
 def recall_plan(found: Survey) -> Plan | None:
@@ -52,7 +57,7 @@ def preview(found: Survey) -> dict[str, Any]:
             "activation_source": found.tasks[spec.name].activation_source,
             "ignored_tensors": len(found.tasks[spec.name].tower.ignored),
             "proxy_images": len(found.proxies[spec.name]),
-            "collected": is_complete(plan.shift_folder(spec.name)) if plan else None,
+            "collected": is_collected(plan, spec.name) if plan else None,
         }
         for spec in sorted(recipe.tasks, key=lambda spec: spec.name)
     }
@@ -112,18 +117,12 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
     positions = shapes["visual.positional_embedding"][0]
     tokens = recipe.samples * positions
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    shift_bytes = basis_bytes = collect_flops = merge_flops = peak = 0.0
+    merge_flops, peak, basis_bytes = 0.0, 3.0 * 4 * parameters, 0.0
+    shift_bytes, collect_flops, collect_memory = collection_cost(recipe, shapes)
     for name, shape in shapes.items():
-        kind = layer_kind(name)
-        if kind in recipe.collect.layers or name in SMALL_MATRICES:
-            width = map_shape(name, shape)[1]
-            # The projection sees pooled tokens only.
-            rows = recipe.samples if name == PROJECTION else tokens
-            shift_bytes += _DOUBLE * min(rows, width) * width
-            collect_flops += 4.0 * rows * width**2
         if len(shape) == 2 and recipe.fuse.keep_bases:
             basis_bytes += _basis_bytes(recipe, name, shape, tokens)
-        if kind is not None:
+        if layer_kind(name) is not None:
             flops, memory = _layer_cost(shape[0], shape[1], tokens, count)
             merge_flops += flops
             peak = max(peak, memory)
@@ -134,7 +133,7 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
         "basis_store_bytes": basis_bytes,
         "expert_bytes": float(expert_bytes(recipe.experts, shapes, count)) if recipe.experts else 0.0,
         "merge_store_bytes": float(_DOUBLE * parameters),
-        "peak_memory_bytes_per_worker": max(peak, 3.0 * 4 * parameters),
+        "peak_memory_bytes_per_worker": max(peak, collect_memory),
         "core_seconds": (count * collect_flops + merge_flops + _searched(recipe) * forward_flops) / rate,
     }
 
@@ -157,15 +156,21 @@ def _searched(recipe: Recipe) -> int:
 
 
 def _layer_cost(rows_out: int, width: int, tokens: int, count: int) -> tuple[float, float]:
-    """Flops and bytes of decomposing and fusing one layer (dense float64 operation counts)."""
-    factor_rows = min(tokens, width)
-    small = min(factor_rows, rows_out)
-    kept = count * min(max(1, rows_out // count), small)
-    per_task = 2.0 * factor_rows * width * rows_out + 12.0 * small**3 + 4.0 * rows_out * small * small
+    """Flops, and bytes, of decomposing and fusing one layer; those in float32 count half."""
+    seen = min(tokens, width)
+    small = min(seen, rows_out)
+    rank = min(max(1, rows_out // count), small)
+    moment = rows_out * width**2 + 4.0 * width**3 if rows_out >= width else 1.0 * seen * rows_out**2
+    per_task = moment + _EIGEN * small**3 + 2.0 * rows_out * width * rank
+    kept = count * rank
     side_e, side_c = min(rows_out, kept), min(width, kept)
-    fuse = 10.0 * (side_e**3 + side_c**3) + 8.0 * kept * (rows_out * side_e + width * side_c)
-    memory = _DOUBLE * (4.0 * kept * (rows_out + width) + 3.0 * factor_rows * (width + rows_out))
-    return count * per_task + fuse, memory
+    flat = 3.0 * kept * width * side_c + _EIGEN * side_c**3
+    if 2 * width <= side_e:
+        times = (rows_out * side_e**2 + _REDUCTION * side_e**3 + 6.0 * side_e**2 * width) / 2
+    else:
+        times = rows_out * side_e**2 + _EIGEN * side_e**3 + 2.0 * rows_out * side_e * width
+    memory = _DOUBLE * (4.0 * kept * (rows_out + width) + 3.0 * seen * (width + rows_out))
+    return count * per_task + flat + times, memory
 
 
 def measured_rate() -> float:

@@ -2,6 +2,7 @@
 
 from esm_core.alpha.files import choice_file, features_folder, line_folder, score_file
 from esm_core.bases import basis_folders
+from esm_core.collected import folders
 from esm_core.evaluate import ROUTED, evaluation_file, evaluation_jobs
 from esm_core.experts.places import expert_folder, expert_weights, routed_folder, router_folder
 from esm_core.labelled import zero_shot_file
@@ -15,7 +16,7 @@ def reachable(plan: Plan) -> list[str]:
     Where α is not known yet, what depends on it is missing, but for the scores: a search may ask for any,
     so all of ``scores`` is named.
     """
-    places = [plan_file(plan), *(plan.shift_folder(task.name) for task in plan.tasks)]
+    places = [plan_file(plan), *(place for task in plan.tasks for place in folders(plan, task.name))]
     places += [*basis_folders(plan), plan.store / "merges" / plan.merge_digest]
     places += [zero_shot_file(plan, t.name) for t in plan.tasks if t.spec.zero_shot is not None]
     places += _search(plan)

@@ -156,7 +156,12 @@ class TasksFrom(_Section):
 class CollectSpec(_Section):
     """How layer inputs are collected from the fine-tunes."""
 
-    layers: tuple[LayerKind, ...] = Field(LAYER_KINDS, min_length=1, description="Layer kinds to collect.")
+    layers: tuple[LayerKind, ...] = Field(
+        LAYER_KINDS,
+        min_length=1,
+        description="Layer kinds that may be collected: must hold all but attn.out_proj, and those of the "
+        "experts. Of these, what the merge and the experts need is collected; a kind more changes nothing.",
+    )
     batch_size: int = Field(32, ge=1, description="Images per forward pass.")
     device: Device = Field("cpu", description="torch device of the forward pass, such as cpu or cuda.")
     precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(

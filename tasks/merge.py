@@ -9,6 +9,7 @@ from esm_core.alpha.line import write_line
 from esm_core.alpha.proxy_features import write_references
 from esm_core.alpha.scores import keep_choice, recall_choice, score
 from esm_core.artifacts import Version, open_version
+from esm_core.collected import folders
 from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routing_accuracy
 from esm_core.experts.places import expert_folder, routed_folder, router_folder
 from esm_core.experts.stage_decompose import decompose_one
@@ -80,14 +81,14 @@ def collect(plan_url: str, name: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
     what = f"the activation shifts of {name}"
-    return do_part("collected", what, plan.shift_folder(name), lambda: collect_task(plan, name))
+    return do_part("collected", what, folders(plan, name), lambda: collect_task(plan, name))
 
 
 @task(name="merge-layer", task_run_name="merge-{weight}", **OPTIONS)
 def merge_layer(plan_url: str, weight: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
-    return do_part("merged", weight, plan.layer_folder(weight), lambda: merge_one(plan, weight))
+    return do_part("merged", weight, [plan.layer_folder(weight)], lambda: merge_one(plan, weight))
 
 
 @task(name="line", **OPTIONS)
@@ -121,7 +122,7 @@ def choose_alpha(plan_url: str, curve: dict[float, float]) -> str:
 def finish_weights(plan_url: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
-    return do_part("wrote", "the merged checkpoint", plan.static_folder, lambda: finish(plan))
+    return do_part("wrote", "the merged checkpoint", [plan.static_folder], lambda: finish(plan))
 
 
 @task(name="decompose-expert", task_run_name="experts-{weight}", **OPTIONS)
@@ -129,21 +130,21 @@ def make_experts(plan_url: str, weight: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
     folder = expert_folder(plan, weight)
-    return do_part("made", f"the experts of {weight}", folder, lambda: decompose_one(plan, weight))
+    return do_part("made", f"the experts of {weight}", [folder], lambda: decompose_one(plan, weight))
 
 
 @task(name="router", **OPTIONS)
 def make_router(plan_url: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
-    return do_part("fitted", "the router", router_folder(plan), lambda: fit_router(plan))
+    return do_part("fitted", "the router", [router_folder(plan)], lambda: fit_router(plan))
 
 
 @task(name="assemble-experts", **OPTIONS)
 def assemble_experts(plan_url: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
-    return do_part("wrote", "the experts", routed_folder(plan), lambda: assemble(plan))
+    return do_part("wrote", "the experts", [routed_folder(plan)], lambda: assemble(plan))
 
 
 @task(name="evaluate", task_run_name="evaluate-{job.label}", **OPTIONS)

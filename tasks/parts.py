@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from esm_core.run_record import Part
 from esm_core.stages import is_complete
@@ -12,17 +12,17 @@ from tasks.options import log_name
 log = logging.getLogger(log_name)
 
 
-def do_part(done: str, what: str, folder: Location, work: Callable[[], object]) -> Part:
-    """Do ``work``, which completes ``folder`` or finds it complete.
+def do_part(done: str, what: str, folders: Sequence[Location], work: Callable[[], object]) -> Part:
+    """Do ``work``, which completes ``folders`` or finds them complete.
 
     Parameters
     ----------
     done, what : str
         For the log: ``collected`` ``the activation shifts of cars``, or ``reused`` them.
     """
-    started, reused = time.monotonic(), is_complete(folder)
+    started, reused = time.monotonic(), all(map(is_complete, folders))
     work()
-    size = sum(size for size, _ in folder.entries().values())
+    size = sum(size for folder in folders for size, _ in folder.entries().values())
     if reused:
         log.info("reused %s", what)
     else:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from esm_core.collected import inputs_folder
 from esm_core.experts.check import expert_weights_of
 from esm_core.plan import Plan
 from esm_core.settings import ExpertSettings
@@ -24,7 +25,7 @@ def expert_folder(plan: Plan, weight: str) -> Location:
     """Where one weight's experts are kept."""
     identity = {
         "static": plan.static_folder.name,
-        "shifts": {task.name: plan.shift_folder(task.name).name for task in plan.tasks},
+        "shifts": {task.name: inputs_folder(plan, task.name, weight).name for task in plan.tasks},
         "rank": expert_settings(plan).rank,
         "fuse": plan.fuse_identity,
     }
@@ -42,7 +43,12 @@ def router_folder(plan: Plan) -> Location:
     }
     if settings.router == "cosine":
         identity["layers"] = sorted(settings.layers)
-        identity["shifts"] = {task.name: plan.shift_folder(task.name).name for task in plan.tasks}
+        identity["shifts"] = {
+            task.name: sorted(
+                {inputs_folder(plan, task.name, weight).name for weight in expert_weights(plan)}
+            )
+            for task in plan.tasks
+        }
     return plan.store / "routers" / digest_of("router", identity)
 
 

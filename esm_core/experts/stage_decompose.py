@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from esm_core.arrays import read_array, write_arrays
+from esm_core.collected import inputs_folder
 from esm_core.experts.decompose import decompose
 from esm_core.experts.names import linear_map
 from esm_core.experts.places import expert_folder, expert_settings
 from esm_core.factor import InputFactor
 from esm_core.plan import Plan, PlannedTask
 from esm_core.prefetch import prefetched, to_device
-from esm_core.shifts import read_shift
+from esm_core.shifts import read_inputs
 from esm_core.stages import is_complete, write_marker
 from esm_core.static import static_tower
 from esm_core.storage import Location
@@ -44,7 +45,7 @@ def decompose_one(plan: Plan, weight: str) -> Location:
     def read(task: PlannedTask) -> tuple[Tensor, InputFactor]:
         tuned = read_weight(open_tower(Location.parse(task.facts.checkpoint.weights)), base, weight)
         residual = to_device(linear_map(weight, tuned), device).to(torch.float64) - static
-        inputs = read_shift(plan.shift_folder(task.name), weight).inputs
+        inputs = read_inputs(inputs_folder(plan, task.name, weight), weight)
         return residual, inputs._replace(factor=to_device(inputs.factor, device))
 
     with unchanged(plan):

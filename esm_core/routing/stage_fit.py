@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from esm_core.architecture import build_tower, preprocess
+from esm_core.collected import inputs_folder
 from esm_core.errors import IntegrityError
 from esm_core.experts import Experts, RoutingConfig
 from esm_core.experts.places import expert_settings, expert_weights, router_folder
@@ -18,7 +19,7 @@ from esm_core.plan import Plan
 from esm_core.routing.routers import PER_IMAGE
 from esm_core.routing.routers.statistics import TokenStatistics, total
 from esm_core.routing.tower import RoutedTower
-from esm_core.shifts import read_shift
+from esm_core.shifts import read_mean
 from esm_core.stages import is_complete, read_marker, write_marker
 from esm_core.static import static_tower
 from esm_core.storage import Location
@@ -76,7 +77,7 @@ def router_facts(plan: Plan) -> dict[str, Any]:
 def _prototypes(plan: Plan) -> Tensors:
     means: Tensors = {}
     for weight in expert_weights(plan):
-        own = [read_shift(plan.shift_folder(task.name), weight).mean for task in plan.tasks]
+        own = [read_mean(inputs_folder(plan, task.name, weight), weight) for task in plan.tasks]
         means[f"{weight}/prototypes"] = torch.stack(own)
     return means
 

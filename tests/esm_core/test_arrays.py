@@ -140,3 +140,41 @@ def test_writing_again_repairs_what_was_half_written(written: Location) -> None:
 def test_an_array_of_another_shape_replaces_the_old_one(written: Location) -> None:
     write_arrays(written, {"update": np.ones((2, 2))})
     assert np.array_equal(read_array(written, "update"), np.ones((2, 2)))
+
+
+def test_float32_takes_four_bytes_and_is_read_in_float64(folder: Location) -> None:
+    values = np.random.default_rng(0).standard_normal((20, 7)).astype(np.float32)
+    write_arrays(folder, {"single": values})
+    (chunk,) = chunks(folder, "single")
+    assert chunk.stat().st_size == 4 * 140 + 4
+    read = read_array(folder, "single")
+    assert read.dtype == np.float64
+    assert np.array_equal(read, values)
+
+
+def test_an_array_of_another_dtype_replaces_the_old_one(folder: Location) -> None:
+    write_arrays(folder, {"a": np.full((2, 2), 0.1)})
+    write_arrays(folder, {"a": np.full((2, 2), 0.1, dtype=np.float32)})
+    assert np.array_equal(read_array(folder, "a"), np.full((2, 2), np.float32(0.1)))
+
+
+def test_a_description_that_says_another_dtype_is_found(folder: Location) -> None:
+    write_arrays(folder, {"a": np.ones((4, 4))})
+    description = Path(folder.path, "a", "zarr.json")
+    description.write_text(description.read_text().replace("float64", "float32"))
+    with pytest.raises(IntegrityError, match=f"^{folder}: array a is damaged"):
+        read_array(folder, "a")
+
+
+def test_arrays_can_be_given_one_at_a_time(folder: Location) -> None:
+    write_arrays(folder, ((name, np.ones(3)) for name in ("b", "a/c")))
+    assert np.array_equal(read_array(folder, "a/c"), np.ones(3))
+    assert np.array_equal(read_array(folder, "b"), np.ones(3))
+
+
+def test_a_last_chunk_with_little_in_it_takes_little(
+    folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esm_core.arrays.CHUNK_BYTES", 8 * 1000)
+    write_arrays(folder, {"a": np.ones(2001)})
+    assert [chunk.stat().st_size for chunk in chunks(folder, "a")] == [8 * 667 + 4] * 3

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esm_core.factor import FactorStream, InputFactor, compress
+from esm_core.factor import FactorStream, InputFactor, compress, pack, unpack
 
 ROWS = torch.randn(1300, 6, generator=torch.Generator().manual_seed(0))
 
@@ -81,6 +81,47 @@ def test_a_width_above_the_block_of_a_small_layer_works_too() -> None:
     (factor, count), _ = stream(*rows.split(37))
     assert (factor.shape, count) == ((600, 600), 700)
     torch.testing.assert_close(second_moment(factor), second_moment(rows), rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [599, 600, 601, 1199, 1200, 1201, 1800, 2500])
+def test_rows_around_whole_widths_and_blocks_are_compressed_where_they_exceed_the_width(rows: int) -> None:
+    inputs = torch.randn(rows, 600, generator=torch.Generator().manual_seed(1))
+    (factor, count), _ = stream(*inputs.split(700))
+    assert count == rows
+    if rows <= 600:
+        assert torch.equal(factor, inputs.double())
+    else:
+        assert factor.shape == (600, 600)
+        assert torch.equal(factor, factor.triu())
+    torch.testing.assert_close(second_moment(factor), second_moment(inputs), rtol=1e-11, atol=1e-9)
+
+
+def test_rows_wait_in_their_own_dtype_and_triangles_packed() -> None:
+    own = FactorStream(600)
+    own.update(torch.zeros(1799, 600))
+    assert held_by(own) == 4 * 1799 * 600
+    own.update(torch.zeros(1, 600))
+    assert held_by(own) <= 8 * (600 * 601 // 2 + 600)
+
+
+def held_by(stream: FactorStream) -> int:
+    """Bytes of all tensors that a stream holds."""
+    held = [v for v in vars(stream).values() if isinstance(v, Tensor)]
+    waiting = [rows for v in vars(stream).values() if isinstance(v, list) for rows in v]
+    return sum(t.untyped_storage().nbytes() for t in [*held, *waiting])
+
+
+@pytest.mark.parametrize("side", [1, 2, 7])
+def test_a_packed_triangle_comes_back_bit_for_bit(side: int) -> None:
+    triangle = torch.randn(side, side, dtype=torch.float64).triu_()
+    packed = pack(triangle)
+    assert packed.shape == (side * (side + 1) // 2,)
+    assert torch.equal(unpack(packed), triangle)
+
+
+def test_what_is_no_triangle_cannot_be_unpacked() -> None:
+    with pytest.raises(ValueError, match="5 values are no triangle"):
+        unpack(torch.zeros(5))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -134,7 +134,7 @@ def test_inputs_that_miss_a_layer_name_their_folder_and_what_to_do(
     merged: World, esmerge: Command, damage: Callable[[Path], None]
 ) -> None:
     world, before = merged, manifests(merged)
-    folder = sorted((world.root / "store" / "shifts").iterdir())[0]
+    folder = next(path.parent for path in sorted((world.root / "store" / "shifts").glob(f"*/{C_FC}")))
     damage(folder)
     world.recipe["experts"] = {"rank": 5}
     said = refusal(esmerge, "merge", world)

@@ -68,7 +68,7 @@ def test_the_form_overrides_the_recipe(world: World) -> None:
 def test_the_manifest_says_what_each_stage_took(world: World, esmerge: Command) -> None:
     world.recipe["alpha"] = "label_free"
     assert esmerge("merge", world.recipe_path).code == 0
-    world.recipe["experts"] = {"rank": 3}
+    world.recipe["experts"] = {"rank": 3, "extras": False, "layers": ["attn.in_proj", "mlp.c_fc"]}
     assert esmerge("merge", world.recipe_path).code == 0
     shown = json.loads(esmerge("show", "--store", world.store, "pets", "--json").out)
     stages = {stage["name"]: stage for stage in shown["run"]["stages"]}
