@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -60,11 +59,9 @@ def compare_layer(problem: LayerProblem, rates: dict[str, float], shifts: Locati
     more = problem.with_tasks(problem.tasks + 1)
     inputs = list(more.inputs())
     clock = Clock()
-    factors = [
-        clock("compress", lambda u=u, x=x: ours.compress(problem, u, x))
-        for u, x in zip(more.updates, islice(inputs, problem.tasks), strict=False)
-    ]
     updates, raw = more.updates[: problem.tasks], inputs[: problem.tasks]
+    pairs = zip(updates, raw, strict=True)
+    factors = clock("compress", lambda: [ours.compress(problem, u, x) for u, x in pairs])
     # Ours before and after the textbook: a slow spell of the machine falls on both.
     _run(problem, updates, factors, clock, "first ")
     theirs = clock("textbook", lambda: _textbook(problem, updates, raw, torch.float32))

@@ -34,7 +34,7 @@ def compress(problem: LayerProblem, update: Tensor, rows: Tensor) -> Factor:
 
 
 def decompose(problem: LayerProblem, update: Tensor, factor: Factor | None) -> Part:
-    """One task's part of a fusion of ``problem.tasks``; no factor is needed where the layer is not essential."""
+    """One task's part of a fusion of ``problem.tasks``; a layer that is not essential needs no factor."""
     if not problem.essential:
         return tsv_m.decompose(update, tsv_m.kept_rank(update.shape, problem.tasks))
     assert factor is not None

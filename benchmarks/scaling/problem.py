@@ -1,4 +1,4 @@
-"""The layers that are measured in memory: one of each type of a tower, updates and inputs of realistic spectrum."""
+"""The layers that are measured in memory: one of each type of a tower, with realistic updates and inputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -74,8 +74,8 @@ class LayerProblem:
     def inputs(self) -> Iterator[Tensor]:
         """Every task's raw inputs ``[rows, d_in]``, float32, one at a time.
 
-        A strong mean, most of it common to the tasks, and variances that fall like 1 / i along directions that
-        are no axes.
+        A strong mean, most of it common to the tasks, and variances that fall like 1 / i along directions
+        that are no axes.
         """
         common = torch.randn(self.d_in, generator=generator_of("mean", self.seed, self.weight))
         deviations = torch.arange(1, self.d_in + 1) ** -0.5
@@ -92,7 +92,8 @@ def _turned(rows: Tensor, problem: LayerProblem) -> Tensor:
     generator = generator_of("turn", problem.seed, problem.weight)
     count = min(_MIXED, problem.d_in)
     frame = torch.linalg.qr(torch.randn(problem.d_in, count, generator=generator)).Q
-    return rows - 2 * (rows @ frame) @ frame.mT
+    turned: Tensor = rows - 2 * (rows @ frame) @ frame.mT
+    return turned
 
 
 def layer_problems(tower: str, tasks: int, seed: int = 0) -> list[LayerProblem]:

@@ -22,7 +22,7 @@ class Usage:
     peak_rss : int
         Bytes, of the process since it started, what it imported included.
     read, written : int
-        Bytes through system calls, whether or not a disk had to be asked; files mapped into memory are not seen.
+        Bytes through system calls, whether or not a disk had to be asked; mapped files are not seen.
     """
 
     wall: float
