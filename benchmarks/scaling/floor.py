@@ -1,7 +1,7 @@
 """The floor of a layer: operations that cannot be left out, over the rate of a matrix product.
 
 Counted are leading terms of dense, exact algorithms. A symmetric eigenproblem of size n is 4/3 n³ for the
-reduction and 2 n² per eigenvector that is wanted, as if it ran at the rate of products, which it nowhere does.
+reduction and 2 n² per eigenvector that is wanted, as if it ran at the rate of products (it nowhere does).
 """
 
 from benchmarks.scaling.problem import LayerProblem

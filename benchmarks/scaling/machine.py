@@ -52,7 +52,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def product_rates() -> dict[str, float]:
-    """Operations per second of a matrix product by dtype, with the threads that are set: the best of several."""
+    """Operations per second of a matrix product by dtype, with the threads that are set."""
     return {"float32": _rate(torch.float32), "float64": _rate(torch.float64)}
 
 

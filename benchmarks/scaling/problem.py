@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.fine_tunes import SAMPLES
 from benchmarks.scaling.updates import base_weight, generator_of, place_of, update_of
 from esm_core.architecture import load_architecture, tower_shapes
 from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
 from esm_core.storage import Location
-
-SAMPLES = 32
-"""Proxy images per task."""
 
 _COMMON_MEAN = 1.5
 _TASK_MEAN = 0.5

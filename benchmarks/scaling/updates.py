@@ -118,4 +118,5 @@ def _low_rank(rows: int, columns: int, values: Tensor, generator: torch.Generato
 
 
 def _of_norm(tensor: Tensor, norm: float) -> Tensor:
-    return tensor * (norm / tensor.norm())
+    scaled: Tensor = tensor * (norm / tensor.norm())
+    return scaled
