@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ def _parse() -> Options:
     parser.add_argument("--collectors", type=int, default=1, help="fine-tunes collected at once")
     parser.add_argument("--rounds", type=int, default=1, help="of the growth: the median is taken")
     parser.add_argument("--work", type=Path, default=Path(".bench"), help="inputs, stores, records; kept")
+    parser.add_argument("--fresh", action="store_true", help="forget results; inputs are kept")
     parser.add_argument("--plot", type=Path, help="where the plot of the growth goes (SVG)")
     options = parser.parse_args()
     if options.guard and not options.quick:
@@ -65,7 +67,7 @@ def _parse() -> Options:
 
 
 def _full(options: Options) -> tuple[Report, list[str]]:
-    """The parts that are asked for. Finished ones are read from ``--work``, where they keep their results."""
+    """The parts that are asked for; finished ones are read from ``--work``, where they keep their results."""
     setting = Setting(
         tower=options.tower,
         work=options.work / options.tower,
@@ -73,12 +75,18 @@ def _full(options: Options) -> tuple[Report, list[str]]:
         collectors=options.collectors,
         threads=options.threads,
     )
+    if options.fresh:
+        for folder in setting.work.glob("*"):
+            if folder.name.startswith(("results", "records", "store")):
+                shutil.rmtree(folder)
     report: Report = {}
     lines: list[str] = []
     for name in PARTS if options.part == "all" else [options.part]:
         part = _kept(setting, name, options)
         report[name] = part["result"]
         heading = f"### {name}: {options.tower}"
+        if name == "growth" and options.plot:
+            plot(part["result"]["tasks"], part["result"]["width"], options.plot)
         lines += [heading, "", machine_line(part["machine"], options.threads), "", *part["lines"], ""]
     return report, lines
 
@@ -96,7 +104,7 @@ def _kept(setting: Setting, name: str, options: Options) -> Report:
 
 
 def _compare(setting: Setting, options: Options) -> tuple[Report, list[str]]:
-    report = quick.compare(setting.tower, options.tasks, setting.threads)
+    report = quick.compare(options.tower, options.tasks, setting.threads)
     return report, quick.table(report)
 
 
@@ -106,10 +114,8 @@ def _merge(setting: Setting, options: Options) -> tuple[Report, list[str]]:
 
 
 def _growth(setting: Setting, options: Options) -> tuple[Report, list[str]]:
-    tasks = over_tasks(setting.tower, rounds=options.rounds)
+    tasks = over_tasks(options.tower, rounds=options.rounds)
     width = over_width(TOWERS, options.tasks, options.rounds)
-    if options.plot:
-        plot(tasks, width, options.plot)
     return {"tasks": tasks, "width": width}, [*tasks_table(tasks), "", *width_table(width)]
 
 

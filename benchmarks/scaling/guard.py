@@ -29,7 +29,7 @@ def ratios_of(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def fallen(report: Mapping[str, Any], baseline: Mapping[str, float]) -> list[str]:
-    """A message for every ratio that is worse than the baseline by more than a third; none where all is well."""
+    """A message for every ratio that is worse than the baseline by more than a third."""
     problems = []
     for name, higher in HIGHER_IS_BETTER.items():
         was, now = baseline[name], float(report[name])
@@ -37,8 +37,9 @@ def fallen(report: Mapping[str, Any], baseline: Mapping[str, float]) -> list[str
         if now < limit if higher else now > limit:
             side, word = ("least", "slower") if higher else ("most", "worse")
             problems.append(
-                f"{name}: was {was:.3g}, is {now:.3g}; it must be at {side} {limit:.3g}. Find the change that made "
-                f"it {word} (git bisect with `python benchmarks/scale.py --quick --guard`), or, where that is "
-                f"meant, say why in benchmarks/RESULTS.md and put the new ratio into {BASELINE.name}."
+                f"{name}: was {was:.3g}, is {now:.3g}; it must be at {side} {limit:.3g}. Find the change "
+                f"that made it {word} (git bisect with `python benchmarks/scale.py --quick --guard`), or, "
+                "where it is meant, say why in benchmarks/RESULTS.md and put the new ratio into "
+                f"benchmarks/{BASELINE.name}."
             )
     return problems

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fine_tunes import write_inputs, write_recipe
+from benchmarks.fine_tunes import Architecture, write_inputs, write_recipe
 from benchmarks.scaling.machine import ROOT, environment
-from benchmarks.scaling.stage import STAGES, Record, read_record
+from benchmarks.scaling.stage import STAGES, Record, read_record, run_stage
 from benchmarks.scaling.tables import markdown, seconds, size
 from benchmarks.scaling.usage import NOTHING
 from esm_core.layers import layer_kind
@@ -31,8 +31,8 @@ class Setting:
 
     Attributes
     ----------
-    tower : str
-        open_clip's name of the model.
+    tower : str or dict
+        open_clip's name of the model, or the content of its configuration.
     work : Path
         Folder for inputs, stores and records; kept.
     workers : int
@@ -41,13 +41,16 @@ class Setting:
         Fine-tunes that are collected at once; each holds a tower and its factors.
     threads : int
         Of the linear algebra of each.
+    isolated : bool
+        Whether every stage has a process of its own, else peaks of memory are of all stages so far.
     """
 
-    tower: str
+    tower: Architecture
     work: Path
     workers: int
     collectors: int
     threads: int
+    isolated: bool = True
 
 
 def pipeline(setting: Setting, tasks: int, store: str = "store", run: str = "cold") -> Report:
@@ -69,7 +72,7 @@ def pipeline(setting: Setting, tasks: int, store: str = "store", run: str = "col
     plan = load_plan(stages["inspect"].plan)
     merging = sum((stages[name].usage for name in MERGING), start=NOTHING)
     return {
-        "tower": setting.tower,
+        "tower": setting.tower if isinstance(setting.tower, str) else "a configuration",
         "tasks": tasks,
         "workers": setting.workers,
         "collectors": setting.collectors,
@@ -88,6 +91,9 @@ def _stage(setting: Setting, name: str, recipe: Path, path: Path) -> Record:
     if not read_record(path).finished:
         print(f"{recipe.stem}: {name} ...", flush=True)
         workers = {"merge": setting.workers, "collect": setting.collectors}.get(name, 1)
+        if not setting.isolated:
+            run_stage(name, recipe, path, workers)
+            return read_record(path)
         command = [sys.executable, "-m", "benchmarks.scaling.stage", name, str(recipe), str(path)]
         done = subprocess.run(  # noqa: S603
             [*command, str(workers), str(setting.threads)],

@@ -1,7 +1,7 @@
 """One stage of a merge by plain calls of esm_core, in a process of its own, and what it used.
 
 ``python -m benchmarks.scaling.stage NAME RECIPE RECORD WORKERS THREADS`` writes the file RECORD after every
-part (a task, a weight), so that a killed stage is continued: what it used before is added to what it uses now.
+part (a task, a weight), so that a killed stage is continued: what it used before is added to the rest.
 """
 
 import json
