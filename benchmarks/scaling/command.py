@@ -28,8 +28,7 @@ def main() -> None:
     """Measure what is asked for, print Markdown, and write JSON."""
     options = _parse()
     if options.quick:
-        report = quick.compare(options.tower, options.tasks, options.threads)
-        lines = quick.table(report)
+        report, lines = _compare(options)
     else:
         report, lines = _full(options)
     print("\n".join(lines))
@@ -37,6 +36,8 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")
+    if options.keep_baseline:
+        guard.BASELINE.write_text(json.dumps(guard.ratios_of(report), indent=1) + "\n")
     if options.guard:
         problems = guard.fallen(report, guard.read_baseline())
         print("\n".join(problems))
@@ -50,8 +51,10 @@ def _parse() -> Options:
     parser.add_argument("--json", type=Path, help="where the result goes")
     parser.add_argument("--markdown", type=Path, help="where the tables go")
     parser.add_argument("--guard", action="store_true", help="with --quick: fail where a ratio has fallen")
+    parser.add_argument("--keep-baseline", action="store_true", help="with --quick: keep its ratios")
+    parser.add_argument("--no-reference", action="store_true", help="no textbook in float64")
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
-    parser.add_argument("--tower", default="ViT-B-32", help="open_clip's name of a model")
+    parser.add_argument("--tower", default="ViT-B-32", help="open_clip name, or a path to a configuration")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1, help="of the linear algebra")
     parser.add_argument("--workers", type=int, default=cores, help="layers merged at once")
@@ -61,8 +64,8 @@ def _parse() -> Options:
     parser.add_argument("--fresh", action="store_true", help="forget results; inputs are kept")
     parser.add_argument("--plot", type=Path, help="where the plot of the growth goes (SVG)")
     options = parser.parse_args()
-    if options.guard and not options.quick:
-        parser.error("--guard needs --quick")
+    if (options.guard or options.keep_baseline) and not options.quick:
+        parser.error("--guard and --keep-baseline need --quick")
     return options
 
 
@@ -70,7 +73,7 @@ def _full(options: Options) -> tuple[Report, list[str]]:
     """The parts that are asked for; finished ones are read from ``--work``, where they keep their results."""
     setting = Setting(
         tower=options.tower,
-        work=options.work / options.tower,
+        work=options.work / Path(options.tower).stem,
         workers=options.workers,
         collectors=options.collectors,
         threads=options.threads,
@@ -103,8 +106,8 @@ def _kept(setting: Setting, name: str, options: Options) -> Report:
     return kept
 
 
-def _compare(setting: Setting, options: Options) -> tuple[Report, list[str]]:
-    report = quick.compare(options.tower, options.tasks, setting.threads)
+def _compare(options: Options) -> tuple[Report, list[str]]:
+    report = quick.compare(options.tower, options.tasks, options.threads, not options.no_reference)
     return report, quick.table(report)
 
 
@@ -131,7 +134,7 @@ def _load(setting: Setting, options: Options) -> tuple[Report, list[str]]:
 
 
 PARTS: Mapping[str, Callable[[Setting, Options], tuple[Report, list[str]]]] = {
-    "compare": _compare,
+    "compare": lambda setting, options: _compare(options),
     "pipeline": _merge,
     "load": _load,
     "ninth": _ninth,

@@ -135,6 +135,8 @@ def plot(tasks: Report, width: Report, path: Path) -> None:
 
 
 def _panel(axes: Any, report: Report, name: str, title: str) -> None:
+    from matplotlib.ticker import LogLocator
+
     sizes, costs = [p[name] for p in report["points"]], [p["cpu"] for p in report["points"]]
     slope = report["exponent"]
     middle = math.exp(statistics.fmean(map(math.log, costs)) - slope * statistics.fmean(map(math.log, sizes)))
@@ -142,6 +144,8 @@ def _panel(axes: Any, report: Report, name: str, title: str) -> None:
     axes.loglog(sizes, [middle * s**slope for s in sizes], "-", color="#999999", label=f"power {slope:.2f}")
     ticks = sorted(set(sizes))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set(title=title, xlabel=name, ylabel="CPU seconds, one layer of each type")
     axes.legend(frameon=False)
