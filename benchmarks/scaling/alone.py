@@ -17,9 +17,7 @@ from benchmarks.scaling.machine import ROOT, environment, threads
 from benchmarks.scaling.problem import LayerProblem, layer_problems
 from benchmarks.scaling.usage import Meter, resident
 from esm_core.checkpoints import SafetensorsFile, TensorInfo, write_safetensors
-from esm_core.factor import ShiftFactor
 from esm_core.methods.esm import merge_layer
-from esm_core.shifts import read_shift
 from esm_core.storage import Location
 
 
@@ -56,9 +54,7 @@ def _merge(folder: Location, problem: LayerProblem) -> None:
 
     def pairs() -> Iterator[tuple[Tensor, ours.Factor]]:
         for task in range(problem.tasks):
-            place = folder / problem.kind / str(task)
-            inputs = read_shift(place, problem.weight).inputs
-            yield update(task).double(), ShiftFactor(*inputs) if problem.keeps_shift else inputs
+            yield update(task).double(), ours.stored_shift(folder / problem.kind / str(task), problem)
 
     if problem.essential:
         merge_layer(pairs(), problem.tasks, ours.SETTINGS)

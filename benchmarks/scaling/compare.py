@@ -71,7 +71,7 @@ def compare_layer(problem: LayerProblem, rates: dict[str, float], shifts: Locati
         exact = _textbook(problem, updates, raw, torch.float64)
         difference |= {"ours_to_reference": relative(merged, exact)}
         difference |= {"textbook_to_reference": relative(theirs, exact)}
-    incremental = _add_one(more, inputs, factors, parts, clock)
+    incremental = _add_one(problem, more, inputs, parts, clock)
     stored = [
         ours.store_shift(shifts / problem.kind / str(task), problem, factor)
         for task, factor in enumerate(factors)
@@ -118,24 +118,27 @@ def _textbook(problem: LayerProblem, updates: list[Tensor], raw: list[Tensor], d
 
 
 def _add_one(
+    problem: LayerProblem,
     more: LayerProblem,
     inputs: list[Tensor],
-    factors: list[ours.Factor],
     parts: list[ours.Part],
     clock: Clock,
 ) -> dict[str, float]:
-    """CPU seconds of a merge with one task more: from nothing, and on top of what a merge has kept."""
+    """CPU seconds of a merge with one task more: from nothing, and on top of what a merge has kept.
+
+    Both decompose at the rank of the merge before and cut, as the store's kept decompositions are.
+    """
 
     def one(task: int) -> ours.Part:
         update = more.updates[task]
         factor = ours.compress(more, update, inputs[task]) if more.essential else None
-        return ours.decompose(more, update, factor)
+        return ours.decompose(problem, update, factor)
 
-    def add() -> Tensor:
-        return ours.fuse([*(ours.shortened(more, part) for part in parts), one(more.tasks - 1)])
+    def fuse(parts: list[ours.Part]) -> Tensor:
+        return ours.fuse([ours.shortened(more, part) for part in parts])
 
-    added = clock("add", add)
-    cold = clock("cold", lambda: ours.fuse([one(task) for task in range(more.tasks)]))
+    added = clock("add", lambda: fuse([*parts, one(more.tasks - 1)]))
+    cold = clock("cold", lambda: fuse([one(task) for task in range(more.tasks)]))
     difference = relative(added, cold)
     return {"add": clock.cpu("add"), "cold": clock.cpu("cold"), "difference": difference}
 

@@ -13,7 +13,7 @@ from esm_core.factor import FactorStream, InputFactor, ShiftFactor
 from esm_core.methods import esm, tsv_m
 from esm_core.methods.tsv_m import SingularPart
 from esm_core.settings import MergeSettings
-from esm_core.shifts import write_shifts
+from esm_core.shifts import read_shift, write_shifts
 from esm_core.storage import Location
 
 SETTINGS = MergeSettings()
@@ -65,3 +65,9 @@ def store_shift(folder: Location, problem: LayerProblem, factor: Factor) -> int:
     mean = torch.ones(problem.d_in, dtype=torch.float64)
     write_shifts(folder, {problem.weight: CollectedLayer(inputs, mean)}, {})
     return sum((folder / file).size() for file in folder.files())
+
+
+def stored_shift(folder: Location, problem: LayerProblem) -> Factor:
+    """What :func:`store_shift` wrote."""
+    inputs = read_shift(folder, problem.weight).inputs
+    return ShiftFactor(*inputs) if problem.keeps_shift else inputs
