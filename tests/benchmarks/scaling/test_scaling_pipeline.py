@@ -57,7 +57,7 @@ def test_one_fine_tune_more(setting: Setting) -> None:
 
 def test_loading_is_set_against_bare_loads(setting: Setting, report: dict[str, Any]) -> None:
     found = measure(setting.work / "store", "bench", rounds=1)
-    assert set(found["ratios"]) == {"mapped", "touched", "read"}
+    assert set(found["ratios"]) == {"mapped", "touched", "read", "copied"}
     assert found["bytes"] > 0
     assert "×" in "\n".join(load_table(found))
 
