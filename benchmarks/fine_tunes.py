@@ -1,4 +1,7 @@
-"""Fine-tunes of the size of real ones: a tower of random weights, low-rank updates, noise images."""
+"""Fine-tunes of the size of real ones: a tower of random weights, realistic updates, noise images.
+
+Written tensor by tensor, so that any number of any size takes the memory of one tensor.
+"""
 
 import json
 from pathlib import Path
@@ -8,10 +11,11 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.scaling.updates import base_weight, place_of, update_of
 from esm_core.architecture import load_architecture, tower_shapes
+from esm_core.checkpoints import SafetensorsFile, TensorInfo, write_safetensors
 from esm_core.storage import Location
 
 Architecture = str | dict[str, Any]
@@ -28,59 +32,98 @@ TINY: Architecture = {
 }
 """As many layers as ViT-B/32, and next to nothing to compute in them."""
 
-_IMAGES = 32
-_RANK = 8
+SAMPLES = 32
+_GENERATOR = 2
+"""Of what is written; a folder that another one wrote is refused."""
 
 
 def write_fine_tunes(root: Path, model: Architecture, count: int) -> Path:
     """Write a base, ``count`` fine-tunes of it, 32 images each, and a recipe; returns the recipe's path."""
-    recipe = root / "recipe.yaml"
-    if recipe.exists():
-        return recipe
+    write_inputs(root, model, count)
+    return write_recipe(root, count)
+
+
+def write_inputs(root: Path, model: Architecture, count: int, seed: int = 0) -> None:
+    """Write a base, ``count`` fine-tunes of it and 32 images each; what is there already is kept.
+
+    Raises
+    ------
+    SystemExit
+        ``root`` holds those of another model, seed or version of this module.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    named = model if isinstance(model, str) else (root / "open_clip_config.json").as_uri()
+    _claim(root, {"generator": _GENERATOR, "model": model, "seed": seed})
     if not isinstance(model, str):
         (root / "open_clip_config.json").write_text(json.dumps(model))
-    architecture = load_architecture(named, Location.parse(str(root)))
-    generator = torch.Generator().manual_seed(0)
-    base = {
-        name: torch.randn(shape, generator=generator) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)
-        for name, shape in tower_shapes(architecture).items()
-    }
-    save_file(base, root / "base.safetensors")
-    tasks = []
-    for number in range(count):
-        generator = torch.Generator().manual_seed(number + 1)
-        tuned = {name: value + _update(value, generator) for name, value in base.items()}
-        save_file(tuned, root / f"task{number}.safetensors")
-        _write_images(root / f"images{number}", number)
-        place = {"checkpoint": f"task{number}.safetensors", "proxy": f"images{number}"}
-        tasks.append({"name": f"task{number}", **place})
-    content = {
+    architecture = load_architecture(_architecture(root, model), Location.parse(str(root)))
+    blocks = int(architecture.model_cfg["vision_cfg"]["layers"])
+    infos = {name: TensorInfo(shape, torch.float32) for name, shape in tower_shapes(architecture).items()}
+    base = Location.parse(str(root / "base.safetensors"))
+    if not base.is_file():
+        write_safetensors(base, infos, lambda name: base_weight(name, infos[name].shape, blocks, seed))
+    weights = SafetensorsFile(base)
+    for task in range(count):
+        tuned = Location.parse(str(root / f"task{task}.safetensors"))
+
+        def read(name: str, task: int = task) -> Tensor:
+            weight = weights.read(name)
+            return weight + update_of(weight, place_of(name, blocks), task, seed)
+
+        if not tuned.is_file():
+            write_safetensors(tuned, infos, read)
+        _write_images(root / f"images{task}", task)
+
+
+def write_recipe(root: Path, count: int, store: str = "store", alpha: float | None = None) -> Path:
+    """Write the recipe of a merge of the first ``count`` fine-tunes below ``root``; returns its path.
+
+    Parameters
+    ----------
+    store : str
+        A folder below ``root``.
+    alpha : float, optional
+        Searched without labels where not given.
+    """
+    named = json.loads((root / "inputs.json").read_text())["model"]
+    tasks = [
+        {"name": f"task{n}", "checkpoint": f"task{n}.safetensors", "proxy": f"images{n}"}
+        for n in range(count)
+    ]
+    content: dict[str, Any] = {
         "name": "bench",
-        "store": "store",
-        "base": {"architecture": named, "checkpoint": "base.safetensors"},
+        "store": store,
+        "samples": SAMPLES,
+        "base": {"architecture": _architecture(root, named), "checkpoint": "base.safetensors"},
         "tasks": tasks,
     }
+    if alpha is not None:
+        content["alpha"] = alpha
+    recipe = root / f"recipe-{count}-{store}.yaml"
     recipe.write_text(yaml.safe_dump(content, sort_keys=False))
     return recipe
 
 
-def _update(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A twentieth of the weight's norm, of decaying low rank where it is a matrix, and a little noise."""
-    if weight.ndim != 2:
-        return 0.01 * weight.std() * torch.randn(weight.shape, generator=generator)
-    rows, columns = weight.shape
-    left = torch.randn(rows, _RANK, generator=generator) * torch.logspace(0, -2, _RANK)
-    update = left @ torch.randn(_RANK, columns, generator=generator)
-    noise = 1e-4 * weight.std() * torch.randn(weight.shape, generator=generator)
-    scaled: Tensor = 0.05 * weight.norm() * update / update.norm() + noise
-    return scaled
+def _claim(root: Path, made_of: dict[str, Any]) -> None:
+    claim = root / "inputs.json"
+    if claim.exists() and json.loads(claim.read_text()) != made_of:
+        raise SystemExit(f"{root}: holds inputs of another kind ({claim}). Delete it, or use another folder.")
+    if not claim.exists() and any(root.iterdir()):
+        raise SystemExit(f"{root}: is not empty, and no benchmark wrote it. Use another folder.")
+    claim.write_text(json.dumps(made_of))
+
+
+def _architecture(root: Path, model: Architecture) -> str:
+    return model if isinstance(model, str) else (root / "open_clip_config.json").absolute().as_uri()
 
 
 def _write_images(folder: Path, seed: int) -> None:
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(seed)
-    for number in range(_IMAGES):
+    for number in range(SAMPLES):
         coarse = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(np.kron(coarse, np.ones((16, 16, 1), dtype=np.uint8))).save(folder / f"{number}.png")
+        path = folder / f"{number}.png"
+        if not path.exists():
+            part = path.with_suffix(".tmp")
+            image = Image.fromarray(np.kron(coarse, np.ones((16, 16, 1), dtype=np.uint8)))
+            image.save(part, format="PNG")
+            part.replace(path)

@@ -1,0 +1,1 @@
+"""Speed and scale of a merge beside the published algorithm: the parts of ``benchmarks/scale.py``."""
