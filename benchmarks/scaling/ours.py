@@ -1,7 +1,6 @@
 """What esm_core does with one layer, step by step: compress (when collecting), decompose, fuse."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from esm_core.factor import FactorStream, InputFactor, ShiftFactor
 from esm_core.methods import esm, tsv_m
 from esm_core.methods.tsv_m import SingularPart
 from esm_core.settings import MergeSettings
-from esm_core.shifts import read_shift, write_shifts
+from esm_core.shifts import read_factor, write_shifts
 from esm_core.storage import Location
 
 SETTINGS = MergeSettings()
@@ -60,14 +59,16 @@ def shortened(problem: LayerProblem, part: Part) -> Part:
 
 
 def store_shift(folder: Location, problem: LayerProblem, factor: Factor) -> int:
-    """Write a factor as collection does, with a mean input; returns the bytes that are there then."""
-    inputs: Any = factor
-    mean = torch.ones(problem.d_in, dtype=torch.float64)
-    write_shifts(folder, {problem.weight: CollectedLayer(inputs, mean)}, {})
+    """Write a factor as collection does, with a mean of inputs; returns the bytes that are there then."""
+    layer: CollectedLayer | ShiftFactor
+    if isinstance(factor, InputFactor):
+        layer = CollectedLayer(factor, torch.ones(problem.d_in, dtype=torch.float64))
+    else:
+        layer = factor
+    write_shifts(folder, [(problem.weight, layer)], {})
     return sum((folder / file).size() for file in folder.files())
 
 
 def stored_shift(folder: Location, problem: LayerProblem) -> Factor:
     """What :func:`store_shift` wrote."""
-    inputs = read_shift(folder, problem.weight).inputs
-    return ShiftFactor(*inputs) if problem.keeps_shift else inputs
+    return read_factor(folder, problem.weight)
