@@ -82,15 +82,14 @@ class Tridiagonal:
         return Tridiagonal(diagonal, beside, matrix, scales, lapack.tridiagonal_values(diagonal, beside))
 
     def smallest(self, count: int) -> Tensor:
-        """Eigenvectors of the ``count`` smallest eigenvalues, orthonormal columns ``[n, count]``, float64."""
+        """Vectors of the ``count`` smallest eigenvalues, ascending, ``[n, count]``, as exact as ``Q``."""
         if count == 0:
             return self.diagonal.new_zeros(self.diagonal.numel(), 0)
         wanted = {"select": "i", "select_range": (0, count - 1), "lapack_driver": "stemr"}
         _, vectors = eigh_tridiagonal(self.diagonal.numpy(), self.beside.numpy(), **wanted)
         rows = torch.from_numpy(vectors).mT.to(self.scales.dtype).contiguous()
         lapack.rotate(self.reflections, self.scales, rows, back=True)
-        orthonormal: Tensor = torch.linalg.qr(rows.mT.to(torch.float64)).Q
-        return orthonormal
+        return rows.mT.to(torch.float64)
 
     def inverse_root(self, columns: Tensor, smallest: float, times: int = 1) -> Tensor:
         """``G^(-1/2) X`` for ``X``, ``[n, c]``, without part in the directions below ``smallest``.
