@@ -163,7 +163,11 @@ def build_tower(
 
 def full_model(architecture: Architecture, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The full open_clip model holding ``tensors``, in evaluation mode, on the CPU."""
-    model = empty_model(architecture)
+    return filled(empty_model(architecture), tensors)
+
+
+def filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """What :func:`empty_model` made, holding ``tensors``."""
     model.load_state_dict(dict(tensors), strict=True, assign=True)
     # The one buffer that is not in a state dict: the causal mask of the text tower.
     for module in model.modules():

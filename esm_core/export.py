@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping
 
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from esm_core.adapter import Adapter, adapter
 from esm_core.architecture import CONFIG_NAME
 from esm_core.artifacts import Version, read_verified
-from esm_core.checkpoints import TensorInfo, write_safetensors
+from esm_core.checkpoints import TensorInfo, tensors_in, write_safetensors
 from esm_core.errors import InputError
 from esm_core.experts import dense_weights
 from esm_core.experts.version import version_experts
@@ -36,7 +35,7 @@ def export_task(version: Version, task: str, target: Location) -> None:
     experts = version_experts(version)
     experts.index(task)
     _write_tensors(target / WEIGHTS_NAME, dense_weights(experts, _static(version), task))
-    (target / CONFIG_NAME).write_bytes(read_verified(version, f"model/{CONFIG_NAME}"))
+    (target / CONFIG_NAME).write_bytes(bytes(read_verified(version, f"model/{CONFIG_NAME}")))
 
 
 def export_adapters(version: Version, target: Location) -> dict[str, Adapter]:
@@ -75,8 +74,7 @@ def _check_empty(target: Location) -> None:
 
 
 def _static(version: Version) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_safetensors(read_verified(version, f"model/{WEIGHTS_NAME}"))
-    return tensors
+    return tensors_in(read_verified(version, f"model/{WEIGHTS_NAME}"))
 
 
 def _write_tensors(location: Location, tensors: Mapping[str, Tensor]) -> None:

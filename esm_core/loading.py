@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
 from typing import NamedTuple
 
 from PIL.Image import Image
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from esm_core.architecture import CONFIG_NAME, Architecture, full_model, preprocess
+from esm_core.architecture import CONFIG_NAME, Architecture, empty_model, filled, preprocess
 from esm_core.artifacts import Manifest, Version, read_verified, read_version
+from esm_core.checkpoints import tensors_in
 from esm_core.experts.version import EXPERTS_FOLDER, version_experts
 from esm_core.routing import RoutedTower
 from esm_core.static import WEIGHTS_NAME
@@ -68,7 +69,9 @@ def _load(found: Version, experts: bool) -> LoadedModel:
     files = {path: read_verified(found, path) for path in small}
     config = json.loads(files[f"model/{CONFIG_NAME}"])
     architecture = Architecture(name=found.manifest["name"], **config)
-    model = full_model(architecture, load_safetensors(read_verified(found, weights)))
+    with ThreadPoolExecutor(1) as reading:
+        data = reading.submit(read_verified, found, weights)
+        model = filled(empty_model(architecture), tensors_in(data.result()))
     if experts:
         model.visual = RoutedTower(model.visual, version_experts(found))
     return LoadedModel(model, preprocess(architecture), found.manifest)

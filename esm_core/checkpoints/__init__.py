@@ -8,7 +8,7 @@ from esm_core.checkpoints.activation import activation_evidence
 from esm_core.checkpoints.base import Checkpoint, TensorInfo
 from esm_core.checkpoints.names import VisionCheckpoint, text_checkpoint, vision_checkpoint
 from esm_core.checkpoints.open import open_checkpoint, resolve_checkpoint
-from esm_core.checkpoints.safetensors_file import SafetensorsFile, write_safetensors
+from esm_core.checkpoints.safetensors_file import SafetensorsFile, tensors_in, write_safetensors
 from esm_core.checkpoints.torch_file import TorchFile
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "activation_evidence",
     "open_checkpoint",
     "resolve_checkpoint",
+    "tensors_in",
     "text_checkpoint",
     "vision_checkpoint",
     "write_safetensors",

@@ -1,13 +1,16 @@
 """Safetensors files: read lazily by byte range, written tensor by tensor."""
 
 import hashlib
+import json
+import math
+import struct
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from esm_core.checkpoints.base import Checkpoint, TensorInfo
-from esm_core.checkpoints.safetensors_header import header_bytes, read_header
+from esm_core.checkpoints.base import DTYPES, Checkpoint, TensorInfo
+from esm_core.checkpoints.safetensors_header import LENGTH_BYTES, header_bytes, read_header
 from esm_core.errors import InputError
 from esm_core.storage import Location
 
@@ -65,6 +68,31 @@ class SafetensorsFile(Checkpoint):
                 )
             buffer[begin:end] = part
         return torch.frombuffer(buffer, dtype=info.dtype).reshape(info.shape)
+
+
+def tensors_in(data: bytearray) -> dict[str, Tensor]:
+    """The tensors of a whole safetensors file in memory, which they share and keep alive.
+
+    For bytes whose digest is known to be right: the header is believed.
+    """
+    (length,) = struct.unpack_from("<Q", data)
+    start = LENGTH_BYTES + length
+    header = json.loads(data[LENGTH_BYTES:start])
+    header.pop("__metadata__", None)
+    return {
+        name: _shared(data, DTYPES[entry["dtype"]], entry["shape"], start + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _shared(data: bytearray, dtype: torch.dtype, shape: list[int], start: int) -> Tensor:
+    count = math.prod(shape)
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    if start % dtype.itemsize:  # kernels may want whole steps: other writers need not keep them
+        own = data[start : start + count * dtype.itemsize]
+        return torch.frombuffer(own, dtype=dtype).reshape(shape)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=start).reshape(shape)
 
 
 def write_safetensors(

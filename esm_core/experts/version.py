@@ -23,6 +23,5 @@ def version_experts(version: Version) -> Experts:
             f"{version.manifest['name']} {version.label} was published without experts; "
             "merge with `experts:` in the recipe."
         )
-    return read_experts(
-        read_verified(version, config), read_verified(version, tensors), version.folder / EXPERTS_FOLDER
-    )
+    settings, experts = (bytes(read_verified(version, path)) for path in (config, tensors))
+    return read_experts(settings, experts, version.folder / EXPERTS_FOLDER)

@@ -5,9 +5,9 @@ import struct
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
-from esm_core.checkpoints import SafetensorsFile, TensorInfo
+from esm_core.checkpoints import SafetensorsFile, TensorInfo, tensors_in
 from esm_core.checkpoints.base import DTYPES
 from esm_core.errors import InputError
 from esm_core.storage import Location
@@ -164,3 +164,35 @@ def test_a_tiny_file_is_refused(folder):
         InputError, match=r"is not a safetensors file: it has 3 bytes only\. Copy or download"
     ):
         SafetensorsFile(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_tensors_in_memory_are_those_of_the_file_and_share_it(dtype: torch.dtype) -> None:
+    tensors = {
+        "a": torch.arange(3).to(dtype),
+        "b": torch.zeros(0, 4, dtype=dtype),
+        "c": torch.arange(12).reshape(3, 4).to(dtype),
+        "d": torch.tensor(2).to(dtype),
+    }
+    data = bytearray(save(tensors, metadata={"esmerge": "{}"}))
+    found = tensors_in(data)
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == dtype
+        assert torch.equal(found[name], tensor)
+    data[-dtype.itemsize :] = bytes(dtype.itemsize)
+    assert any(not torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_tensors_that_lie_askew_in_memory_are_copied_out() -> None:
+    header = json.dumps(
+        {
+            "odd": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
+            "askew": {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]},
+        }
+    ).encode()
+    values = torch.tensor([1.5, -2.0])
+    data = bytearray(struct.pack("<Q", len(header)) + header + b"\1\2\3" + values.numpy().tobytes())
+    found = tensors_in(data)
+    assert found["odd"].tolist() == [1, 2, 3]
+    assert torch.equal(found["askew"], values)
