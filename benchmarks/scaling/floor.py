@@ -2,6 +2,7 @@
 
 Counted are leading terms of dense, exact algorithms. A symmetric eigenproblem of size n is 4/3 n³ for the
 reduction and 2 n² per eigenvector that is wanted, as if it ran at the rate of products (it nowhere does).
+An operation in float32 counts as half of one in float64.
 """
 
 from benchmarks.scaling.problem import LayerProblem
@@ -29,13 +30,16 @@ def fuse_flops(problem: LayerProblem) -> float:
     """Operations to orthogonalise and multiply the concatenated decompositions ``E`` and ``C``.
 
     ``C`` is orthogonalised on its shorter side; of ``E`` only the inverse root of its Gram matrix is needed,
-    which is applied to ``C``.
+    which is applied to ``C``: by its eigenvectors, or, where ``C`` is narrow, by reflections in float32.
     """
-    total = problem.tasks * kept(problem)
-    short, long = sorted((problem.d_in, total))
+    total, columns = problem.tasks * kept(problem), problem.d_in
+    short, long = sorted((columns, total))
     coordinates = _inverse_root(long, short) + 2.0 * long * short**2
-    basis = _inverse_root(problem.d_out, total)
-    return coordinates + basis + 2.0 * problem.d_in * total * (total + problem.d_out)
+    product = 2.0 * problem.d_out * total * columns
+    if 2 * columns > total:
+        return coordinates + _inverse_root(problem.d_out, total) + 2.0 * columns * total**2 + product
+    narrow = problem.d_out * float(total) ** 2 + 4 / 3 * float(total) ** 3 + 4.0 * total**2 * columns
+    return coordinates + (narrow + product) / 2
 
 
 def kept(problem: LayerProblem) -> int:
