@@ -943,7 +943,7 @@ def test_a_manifest_of_a_newer_format_is_refused_by_every_command(
     refused(merged, str(location), "format 99", "Upgrade esmerge", commands=("merge",))
 
 
-@pytest.mark.parametrize(("folder", "gone"), [("shifts/*", ["merges"]), ("merges/*/*", [])])
+@pytest.mark.parametrize(("folder", "gone"), [("shifts/*", ["merges", "bases"]), ("merges/*/*", [])])
 def test_a_marker_of_a_newer_format_is_refused(
     merged: World, refused: Refused, folder: str, gone: list[str]
 ) -> None:
@@ -967,7 +967,7 @@ def shorten(path: Path) -> None:
 @pytest.mark.parametrize(
     ("chunks", "depth", "gone"),
     [
-        pytest.param("shifts/*/*mlp.c_fc.weight/factor/c/**/*", 2, ["merges"], id="shifts"),
+        pytest.param("shifts/*/*mlp.c_fc.weight/factor/c/**/*", 2, ["merges", "bases"], id="shifts"),
         pytest.param("merges/*/*/update/c/**/*", 3, [], id="merges"),
     ],
 )
@@ -1000,7 +1000,7 @@ def test_a_damaged_marker_or_ledger_names_the_file_to_delete(
 ) -> None:
     location = next((merged.root / "store").glob("shifts/*/complete.json"))
     location.write_text("{")
-    forget(merged, "static", "artifacts", "merges")
+    forget(merged, "static", "artifacts", "merges", "bases")
     said = refused(merged, str(location), "damaged", "Delete it and run again", commands=("merge",))
     assert esmerge("merge", merged.recipe_path).code == 2, said
     location.unlink()
