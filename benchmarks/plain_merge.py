@@ -11,7 +11,8 @@ from esm_core.alpha.proxy_features import write_references
 from esm_core.alpha.scores import keep_choice, score
 from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
-from esm_core.plan import Plan, make_plan, outline
+from esm_core.outline import outline
+from esm_core.plan import Plan, make_plan
 from esm_core.publish import publish
 from esm_core.recipe_file import load_recipe
 from esm_core.stage_collect import collect_task

@@ -26,7 +26,8 @@ from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.methods import esm, tsv_m
 from esm_core.methods.tsv_m import SingularPart
-from esm_core.plan import Plan, Rule
+from esm_core.outline import Rule
+from esm_core.plan import Plan
 from esm_core.prefetch import to_device
 from esm_core.settings import MergeSettings
 from esm_core.stages import FORMAT, canonical_json, check_format, digest_of

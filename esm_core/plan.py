@@ -4,29 +4,24 @@ A plan is a value: it holds references and digests, never tensors, and is sent t
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from esm_core.alpha.choice import ChosenAlpha
 from esm_core.architecture import Architecture
-from esm_core.checkpoints import TensorInfo
 from esm_core.errors import IntegrityError
 from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.heads import head_identity
 from esm_core.inspection import check_distinct
-from esm_core.layers import layer_kind
-from esm_core.merge import merges_essentially
 from esm_core.methods import BASELINES
+from esm_core.outline import Outline, Rule
 from esm_core.recipe import CompareSpec, Recipe, TaskSpec
 from esm_core.stages import digest_of
 from esm_core.storage import Location
-from esm_core.survey import Survey
 
 REVISION = 2
 """Of the linear algebra: raised when the same inputs give other bits; earlier results are left alone."""
-
-Rule = Literal["essential", "tsv_m", "mean"]
 
 
 class PlannedTask(BaseModel):
@@ -41,41 +36,6 @@ class PlannedTask(BaseModel):
     @property
     def name(self) -> str:
         return self.spec.name
-
-
-class Outline(BaseModel):
-    """What a survey found, as far as a plan needs it: a value without open files.
-
-    Attributes
-    ----------
-    rules : dict
-        Weight of the vision tower → how it is merged.
-    has_text : bool
-        Whether the base holds a text tower, which is then published unchanged.
-    activation_sources : dict
-        Task → how its activation function is known.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    recipe: Recipe
-    architecture: Architecture
-    rules: dict[str, Rule]
-    has_text: bool
-    base_activation_source: str
-    activation_sources: dict[str, str]
-
-
-def outline(found: Survey) -> Outline:
-    """The outline of a survey."""
-    return Outline(
-        recipe=found.recipe,
-        architecture=found.architecture,
-        rules={name: _rule(name, info) for name, info in sorted(found.base.tower.tensors.items())},
-        has_text=bool(found.text),
-        base_activation_source=found.base.activation_source,
-        activation_sources={name: task.activation_source for name, task in found.tasks.items()},
-    )
 
 
 class Plan(BaseModel):
@@ -268,14 +228,6 @@ def make_plan(found: Outline, base: CheckpointFacts, tasks: list[TaskFacts]) -> 
         rules=found.rules,
         has_text=found.has_text,
     )
-
-
-def _rule(weight: str, info: TensorInfo) -> Rule:
-    if merges_essentially(weight):
-        return "essential"
-    if len(info.shape) == 2 or layer_kind(weight) is not None:
-        return "tsv_m"
-    return "mean"
 
 
 def save_plan(plan: Plan) -> str:

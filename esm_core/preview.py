@@ -17,7 +17,8 @@ from esm_core.images import open_images
 from esm_core.inspection import NotInspected, recall_base, recall_task
 from esm_core.layers import layer_kind
 from esm_core.merge import merges_essentially
-from esm_core.plan import Plan, make_plan, outline
+from esm_core.outline import outline
+from esm_core.plan import Plan, make_plan
 from esm_core.publish import published
 from esm_core.recipe import Recipe
 from esm_core.stages import is_complete

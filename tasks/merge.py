@@ -17,7 +17,8 @@ from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.gate import apply_gate
 from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
-from esm_core.plan import Outline, load_plan, make_plan, outline, save_plan
+from esm_core.outline import Outline, outline
+from esm_core.plan import load_plan, make_plan, save_plan
 from esm_core.plan_page import preview_page
 from esm_core.preview import preview
 from esm_core.publish import publish

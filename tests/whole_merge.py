@@ -13,7 +13,8 @@ from esm_core.experts.stage_decompose import decompose_one
 from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.leases import take_lease
-from esm_core.plan import Plan, load_plan, make_plan, outline, save_plan
+from esm_core.outline import outline
+from esm_core.plan import Plan, load_plan, make_plan, save_plan
 from esm_core.publish import publish
 from esm_core.recipe_file import load_recipe
 from esm_core.routing.assemble import assemble

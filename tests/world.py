@@ -18,7 +18,8 @@ from esm_core.architecture import Architecture, load_architecture, tower_shapes
 from esm_core.artifacts import open_version
 from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
-from esm_core.plan import Plan, make_plan, outline
+from esm_core.outline import outline
+from esm_core.plan import Plan, make_plan
 from esm_core.recipe_file import load_recipe
 from esm_core.stage_collect import collect_task
 from esm_core.storage import Location

@@ -20,7 +20,8 @@ from esm_core.experts.places import expert_weights
 from esm_core.experts.stage_decompose import decompose_one
 from esm_core.inspection import inspect_base, inspect_task, recall_task
 from esm_core.layer_merges import merge_one
-from esm_core.plan import Plan, make_plan, outline
+from esm_core.outline import outline
+from esm_core.plan import Plan, make_plan
 from esm_core.recipe_file import load_recipe
 from esm_core.routing import stage_fit
 from esm_core.routing.assemble import assemble

@@ -10,7 +10,8 @@ from world import World, merge_layers
 
 from esm_core import InputError
 from esm_core.inspection import inspect_base, inspect_task
-from esm_core.plan import Plan, make_plan, outline
+from esm_core.outline import outline
+from esm_core.plan import Plan, make_plan
 from esm_core.recipe import Recipe
 from esm_core.recipe_file import load_recipe
 from esm_core.registry import land, load_resolved, resolve
