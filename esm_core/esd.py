@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from esm_core.factor import InputFactor, ShiftFactor, compress
-from esm_core.linalg import Eigen, gram, numerical_rank
+from esm_core.linalg import Eigen, gram, mirrored, numerical_rank
 
 
 class EssentialBasis(NamedTuple):
@@ -131,43 +131,54 @@ def _through_gram(update: Tensor, inputs: InputFactor | ShiftFactor, rank: int) 
 
 def _by_inputs(update: Tensor, factor: Tensor, rows: int, rank: int) -> Decomposition | None:
     """For ``d_out >= d_in``: ``S Sᵀ = R (dWᵀdW) Rᵀ`` and ``E = dW Rᵀ U Λ^(-1/2)``; ``S`` is never made."""
-    moment = gram(update).triu()
-    seen = factor @ (moment + moment.triu(1).mT)
+    seen = factor @ mirrored(gram(update))
     eigen = Eigen.of(seen @ factor.mT)
-    kept = _kept(eigen.values, max(rows, update.shape[0]), rank)
+    kept = _kept(eigen, update, rows, rank)
     if kept is None:
         return None
-    strong, whole = kept
-    complete = whole == min(update.shape)
-    left = eigen.leading(strong if complete else whole) / eigen.values[: strong if complete else whole].sqrt()
-    full = left.mT @ seen
-    basis = update @ (factor.mT @ left[:, :strong])
-    eigenvalues = eigen.values[:whole] / max(rows - 1, 1)
-    return Decomposition(basis, full[:strong], eigenvalues, update.norm() if complete else full.norm())
+    left = eigen.leading(kept.wanted) / eigen.values[: kept.wanted].sqrt()
+    basis = update @ (factor.mT @ left[:, : kept.rank])
+    return _truncated(update, eigen, kept, rows, basis, left.mT @ seen)
 
 
 def _by_shift(update: Tensor, shift: Tensor, rows: int, rank: int) -> Decomposition | None:
     """From the shift ``S`` ``[m, d_out]`` itself: ``SᵀS`` where it has the rows, else ``S Sᵀ``."""
     short = shift.shape[0] < shift.shape[1]
     eigen = Eigen.of(gram(shift.mT if short else shift))
-    kept = _kept(eigen.values, max(rows, shift.shape[1]), rank)
+    kept = _kept(eigen, update, rows, rank)
     if kept is None:
         return None
-    strong, whole = kept
-    complete = whole == min(update.shape)
-    vectors = eigen.leading(strong if complete else whole)
+    vectors = eigen.leading(kept.wanted)
     if short:
-        vectors = shift.mT @ (vectors / eigen.values[: vectors.shape[1]].sqrt())
-    full = vectors.mT @ update
-    eigenvalues = eigen.values[:whole] / max(rows - 1, 1)
-    norm = update.norm() if complete else full.norm()
-    return Decomposition(vectors[:, :strong], full[:strong], eigenvalues, norm)
+        vectors = shift.mT @ (vectors / eigen.values[: kept.wanted].sqrt())
+    return _truncated(update, eigen, kept, rows, vectors, vectors.mT @ update)
 
 
-def _kept(energies: Tensor, size: int, rank: int) -> tuple[int, int] | None:
-    """How many directions are kept, and the numerical rank; None where the last kept is too weak."""
-    whole = numerical_rank(energies, size)
+class _Kept(NamedTuple):
+    """Directions that are kept, the shift's numerical rank, and whether that is all there can be."""
+
+    rank: int
+    whole: int
+    complete: bool
+
+    @property
+    def wanted(self) -> int:
+        """Vectors that are needed: all, where the norm of the untruncated coordinates is not the update's."""
+        return self.rank if self.complete else self.whole
+
+
+def _kept(eigen: Eigen, update: Tensor, rows: int, rank: int) -> _Kept | None:
+    """What is kept of a spectrum; None where the last that is kept is too weak."""
+    whole = numerical_rank(eigen.values, max(rows, update.shape[0]))
     strong = min(rank, whole)
-    if strong and energies[strong - 1] < _WEAKEST * energies[0]:
+    if strong and eigen.values[strong - 1] < _WEAKEST * eigen.values[0]:
         return None
-    return strong, whole
+    return _Kept(strong, whole, whole == min(update.shape))
+
+
+def _truncated(
+    update: Tensor, eigen: Eigen, kept: _Kept, rows: int, basis: Tensor, full: Tensor
+) -> Decomposition:
+    eigenvalues = eigen.values[: kept.whole] / max(rows - 1, 1)
+    norm = update.norm() if kept.complete else full.norm()
+    return Decomposition(basis[:, : kept.rank], full[: kept.rank], eigenvalues, norm)

@@ -14,6 +14,12 @@ def gram(matrix: Tensor) -> Tensor:
     return matrix.mT @ matrix
 
 
+def mirrored(product: Tensor) -> Tensor:
+    """The whole symmetric matrix, of one whose upper triangle is known."""
+    upper = product.triu()
+    return upper + upper.triu(1).mT
+
+
 def on_lapack(matrix: Tensor) -> bool:
     """Whether :mod:`esm_core.linalg.lapack` can work on it; elsewhere torch does."""
     return matrix.device.type == "cpu" and matrix.dtype in (torch.float32, torch.float64)

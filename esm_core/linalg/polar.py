@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from esm_core.linalg.gram import gram, on_lapack
+from esm_core.linalg.gram import gram, mirrored, on_lapack
 from esm_core.linalg.symmetric import Eigen, Tridiagonal
 
 _SMALL = 1e-6
@@ -114,8 +114,7 @@ def _orthonormalised(factor: Tensor, kept: Tensor) -> Tensor:
 
     What the step takes away is small, so a product in float32 tells it to rounding.
     """
-    product = gram(factor).triu()
-    excess = product + product.triu(1).mT - kept @ kept.mT
+    excess = mirrored(gram(factor)) - kept @ kept.mT
     rough = torch.float32
     return factor - 0.5 * (factor.to(rough) @ excess.to(rough)).to(factor.dtype)
 
