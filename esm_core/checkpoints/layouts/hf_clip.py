@@ -1,4 +1,7 @@
-"""How transformers names the tensors of a CLIP vision tower, and open_clip's names for them."""
+"""transformers' CLIPModel, CLIPVisionModel and CLIPVisionModelWithProjection.
+
+Up to version 4 a CLIPVisionModel is written below ``vision_model.``, since version 5 without it.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,13 +10,14 @@ import torch
 from torch import Tensor
 
 from esm_core.checkpoints.base import Checkpoint, TensorInfo
+from esm_core.checkpoints.layout import OUTER, Tower
 from esm_core.checkpoints.view import Source
 from esm_core.errors import raise_together
 from esm_core.storage import Location
 
-HF_MARK = "embeddings.patch_embedding.weight"
-"""The tensor by which a vision tower of transformers is known."""
+TITLE = "HF CLIPModel, CLIPVisionModel or CLIPVisionModelWithProjection (vision_model.* or embeddings.*)"
 
+_MARK = "embeddings.patch_embedding.weight"
 _PLAIN = {
     "embeddings.class_embedding": "class_embedding",
     "embeddings.patch_embedding.weight": "conv1.weight",
@@ -37,30 +41,29 @@ _BUFFER = "embeddings.position_ids"
 _PROJECTION = "visual_projection.weight"
 
 
-def hf_sources(checkpoint: Checkpoint, outer: str, inner: str) -> tuple[dict[str, Source], set[str]]:
+def find_tower(checkpoint: Checkpoint) -> Tower | None:
     """Map a tower of transformers onto open_clip's names.
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    outer : str
-        Prefix of everything.
-    inner : str
-        Prefix of the tower after that: ``vision_model.`` or empty.
-
-    Returns
-    -------
-    sources : dict of str to Source
-        By open_clip name without ``visual.``. Queries, keys and values are packed as ``[3 width, width]``
-        and ``[3 width]``; the projection is transposed to ``[width, embed_dim]``.
-    used : set of str
-        Names in the file that belong to the tower, the dropped ``position_ids`` among them.
+    Queries, keys and values are packed as ``[3 width, width]`` and ``[3 width]``; the projection is
+    transposed to ``[width, embed_dim]``; ``position_ids`` is dropped.
 
     Raises
     ------
     InputError
         Naming every incomplete or uneven q/k/v and every tensor of the tower without a counterpart.
     """
+    for outer in OUTER:
+        for inner in ("vision_model.", ""):
+            if outer + inner + _MARK in checkpoint.tensors:
+                sources, used = _sources(checkpoint, outer, inner)
+                ignored = tuple(name for name in checkpoint.tensors if name not in used)
+                layout = f"HF CLIP vision model ({inner or 'embeddings.'}*)"
+                return Tower(sources, ignored, layout, borrows_projection=True)
+    return None
+
+
+def _sources(checkpoint: Checkpoint, outer: str, inner: str) -> tuple[dict[str, Source], set[str]]:
+    """Sources by open_clip's names, and the names in the file that belong to the tower."""
     where, tensors = checkpoint.location, checkpoint.tensors
     sources: dict[str, Source] = {}
     packed: dict[str, dict[str, str]] = {}
