@@ -10,6 +10,7 @@ METHOD_NAMES = {
     "task_arithmetic": "Task Arithmetic",
     "tsv_m": "TSV-M",
     "iso_c": "Iso-C",
+    "iso_cts": "Iso-CTS",
     "esm": "ESM",
     "esm_pp_route": "ESM++ (routed)",
     "esm_pp_oracle": "ESM++ (oracle)",

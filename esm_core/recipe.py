@@ -20,7 +20,7 @@ from esm_core.names import check_name as check_name
 from esm_core.settings import ExpertSettings, GateSettings, MergeSettings
 
 Activation = Literal["gelu", "quick_gelu"]
-Method = Literal["average", "task_arithmetic", "tsv_m", "iso_c"]
+Method = Literal["average", "task_arithmetic", "tsv_m", "iso_c", "iso_cts"]
 AlphaSearch = Literal["label_free", "validation"]
 
 MAX_ALPHA = 4.0

@@ -17,6 +17,7 @@ STATIC: tuple[Variant, ...] = (
     Baseline("task_arithmetic", SUM_GRID),
     Baseline("tsv_m", SPECTRAL_GRID),
     Baseline("iso_c", SPECTRAL_GRID),
+    Baseline("iso_cts", SPECTRAL_GRID),
     Esm("esm", searches=("label_free", "validation", "released")),
 )
 

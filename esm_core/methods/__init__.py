@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from esm_core.methods import average, iso_c, task_arithmetic, tsv_m
+from esm_core.methods import average, iso_c, iso_cts, task_arithmetic, tsv_m
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,5 @@ BASELINES: Mapping[str, Baseline] = {
     "task_arithmetic": Baseline(task_arithmetic.merge_weight, task_arithmetic.COEFFICIENT),
     "tsv_m": Baseline(tsv_m.merge_weight, tsv_m.COEFFICIENT),
     "iso_c": Baseline(iso_c.merge_weight, iso_c.COEFFICIENT),
+    "iso_cts": Baseline(iso_cts.merge_weight, iso_cts.COEFFICIENT),
 }
