@@ -1,7 +1,7 @@
 """One seed's fine-tunes of some tasks, with everything that merges and measurements need, in memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -58,6 +58,13 @@ class Problem:
         self.architecture = load_architecture(recipe.base.architecture, self._base)
         self._keep = keep
         self._images: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._made: dict[str, State] = {}
+
+    def once(self, key: str, make: Callable[[], State]) -> State:
+        """Tensors that several variants need, made by the first that asks."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     # Models.
 

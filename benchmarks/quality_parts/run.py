@@ -23,7 +23,7 @@ TASKS = {8: ALL, 4: ALL[1::2]}
 """Tasks that are merged: with four, every second one by name."""
 
 _ROOT = Path(__file__).parents[2]
-_COMPUTING = ("kept", "lines", "problem", "proxies", "static", "variant")
+_COMPUTING = ("lines", "problem", "proxies", "static", "variant")
 """Modules here that every result depends on, beside a variant's own."""
 
 Results = dict[str, dict[str, Any]]
