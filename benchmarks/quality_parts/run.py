@@ -29,6 +29,9 @@ _COMPUTING = ("lines", "problem", "proxies", "static", "variant")
 Results = dict[str, dict[str, Any]]
 """Column → :class:`variant.Figures` as JSON."""
 
+Measured = dict[tuple[int, int], dict[str, Results]]
+"""Seed and number of tasks → variant → its columns."""
+
 
 @dataclass(frozen=True)
 class Job:

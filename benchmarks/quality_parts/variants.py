@@ -72,3 +72,20 @@ PROXIES: tuple[Variant, ...] = (
 )
 
 VARIANTS: tuple[Variant, ...] = (*STATIC, *ABLATIONS, *ROUTED, *PROXIES, Truncation())
+
+QUICK = (
+    "experts",
+    "base",
+    "average",
+    "task_arithmetic",
+    "tsv_m",
+    "iso_c",
+    "iso_cts",
+    "esm",
+    "esm_svd",
+    "esm_pp",
+    "esm_pp_published_rank8",
+    "esm_proxies_4",
+    "truncation",
+)
+"""Names of the variants of a quick run."""
