@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from esm_core import InputFactor, MergeSettings
-from esm_core.methods import BASELINES, average, iso_c, task_arithmetic, tsv_m
+from esm_core.methods import BASELINES, average, iso_c, iso_cts, task_arithmetic, tsv_m
 from esm_core.methods.esm import layer_scales, merge_layer, polarised
 
 
@@ -34,7 +34,8 @@ class OneAtATime(Sequence[Tensor]):
 
 def test_the_baselines_have_their_published_coefficients() -> None:
     coefficients = {name: baseline.coefficient for name, baseline in BASELINES.items()}
-    assert coefficients == {"average": 1.0, "task_arithmetic": 0.3, "tsv_m": 1.0, "iso_c": 1.0}
+    spectral = dict.fromkeys(("tsv_m", "iso_c", "iso_cts"), 1.0)
+    assert coefficients == {"average": 1.0, "task_arithmetic": 0.3, **spectral}
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -56,7 +57,7 @@ def test_average_is_the_mean_and_task_arithmetic_the_sum() -> None:
     assert updates[0].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("method", [tsv_m, iso_c])
+@pytest.mark.parametrize("method", [tsv_m, iso_c, iso_cts])
 def test_vectors_and_convolutions_get_the_mean_from_the_spectral_methods(method: object) -> None:
     for shape in ((7,), (3, 2, 2, 2)):
         updates = random_updates(*shape)
@@ -110,6 +111,45 @@ def test_iso_c_flattens_the_spectrum_to_its_mean(shape: tuple[int, int]) -> None
 def test_iso_c_of_updates_that_cancel_is_zero() -> None:
     update = random_updates(5, 4)[0]
     assert not iso_c.merge_weight([update, -update]).any()
+
+
+# Iso-CTS.
+
+
+def test_iso_cts_shares_the_directions_out_as_its_authors_do() -> None:
+    assert iso_cts.kept_ranks((128, 512), 8) == (104, 3)
+    assert iso_cts.kept_ranks((768, 768), 20) == (608, 8)
+    assert iso_cts.kept_ranks((4, 9), 3) == (4, 0)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (30, 20), (20, 30)])
+def test_iso_cts_adds_each_tasks_own_directions_to_the_common_ones(shape: tuple[int, int]) -> None:
+    updates = random_updates(*shape)
+    left, values, right = torch.linalg.svd(sum(updates), full_matrices=False)
+    common = iso_cts.kept_ranks(shape, 3)[0]
+    assert common == 17
+    lefts, rights, kept = [left[:, :common]], [right[:common]], [values[:common]]
+    for update in updates:
+        rest = update - left[:, :common] @ left[:, :common].mT @ update
+        own = torch.linalg.svd(rest, full_matrices=False)
+        lefts.append(own.U[:, :1])
+        rights.append(own.Vh[:1])
+        kept.append(own.S[:1])
+    mean = torch.cat(kept).mean()
+    expected = mean * svd_polar(torch.cat(lefts, dim=1)) @ svd_polar(torch.cat(rights))
+    merged = iso_cts.merge_weight(updates)
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-9)
+    # Both factors are isometries, so every direction has the mean's strength.
+    torch.testing.assert_close(torch.linalg.svdvals(merged), mean.expand(20), rtol=1e-9, atol=0)
+
+
+def test_iso_cts_without_room_for_own_directions_is_iso_c() -> None:
+    updates = random_updates(4, 9)
+    torch.testing.assert_close(iso_cts.merge_weight(updates), iso_c.merge_weight(updates), rtol=0, atol=1e-9)
+
+
+def test_iso_cts_of_zero_updates_is_zero() -> None:
+    assert not iso_cts.merge_weight([torch.zeros(20, 20)] * 2).any()
 
 
 # ESM's parts.
