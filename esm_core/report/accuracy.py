@@ -190,6 +190,10 @@ def _delta_table(delta: MethodDelta, label: str, version: str) -> Table:
         tone = {"better": "good", "worse": "bad"}.get(task.trend)
         if tone:
             tones |= {(number, 3): tone, (number, 4): tone}
+    both = [(t.before, t.after) for t in delta.tasks if t.change is not None]
+    means = [sum(value or 0.0 for value in own) / len(both) for own in zip(*both, strict=True)]
+    rows.append(["mean", *map(percent, means), points(delta.change), "of those compared"])
+    tones |= {(len(rows) - 1, column): "strong" for column in range(4)}
     now = version_label(int(version)) if version.isdigit() else "now"
     caption = (
         f"{method_name(delta.method)} per task, %: a task counts as the same within "

@@ -19,6 +19,8 @@ _KIND_TONES = dict(
 
 _WORST = 8
 
+_ALL = "all layer types"
+
 
 def energy(analysis: Analysis | None) -> Section:
     """How many directions a task's update needs: essential ones against singular ones."""
@@ -52,10 +54,13 @@ def interference(analysis: Analysis | None) -> Section:
         kind: [o.overlaps for o in own if o.overlaps is not None]
         for kind, own in _kinds(analysis.layers.values()).items()
     }
-    means = {kind: _mean_matrix(own) for kind, own in kinds.items() if own}
+    kinds = {kind: own for kind, own in kinds.items() if own}
+    means = {kind: _mean_matrix(own) for kind, own in kinds.items()}
     names = analysis.tasks
     if not means or len(names) < 2:
         return Section("interference", title, lead=["No layer was merged by essential subspaces."])
+    kinds = {_ALL: [matrix for own in kinds.values() for matrix in own], **kinds}
+    means = {_ALL: _mean_matrix(kinds[_ALL]), **means}
     pairs = [(i, j) for j in range(len(names)) for i in range(j)]
     found = [matrix[i][j] for matrix in means.values() for i, j in pairs]
     chance = _chance(analysis)
