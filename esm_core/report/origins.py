@@ -32,7 +32,7 @@ def lineage(manifest: Manifest) -> Section:
     tables = [Table("Base and fine-tunes", header, rows, texts=5, digests=frozenset({2, 3}))]
     images = [row for task, facts in tasks_of(manifest).items() for row in _images(task, facts)]
     header = ["task", "images", "where", "sha256", "number"]
-    tables.append(Table("Images", header, images, texts=4, digests=frozenset({3})))
+    tables.append(Table("Images", header, images, texts=4, digests=frozenset({3}), folded=True))
     libraries = [[name, value] for name, value in sorted((manifest.get("libraries") or {}).items())]
     if libraries:
         tables.append(Table("Libraries", ["library", "version"], libraries, texts=2))

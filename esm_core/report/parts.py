@@ -20,6 +20,10 @@ class Table:
         How many columns, from the left, hold text; the others hold numbers and are set to the right.
     tones : mapping
         (row, column) → ``good``, ``bad`` or ``strong``.
+    digests : set of int
+        Columns of sha256.
+    folded : bool
+        Whether it is long and closed until it is asked for.
     """
 
     caption: str
@@ -28,6 +32,7 @@ class Table:
     texts: int = 1
     tones: Mapping[tuple[int, int], str] = field(default_factory=dict)
     digests: frozenset[int] = frozenset()
+    folded: bool = False
 
 
 @dataclass(frozen=True)

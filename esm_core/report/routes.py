@@ -44,7 +44,7 @@ def routing(manifest: Manifest) -> Section:
         figures.append(_by_task(metrics.get("routing_accuracy") or {}))
     if by_layer and not once:
         figures.append(_per_layer(by_layer))
-        tables.append(Table("Test images routed to their own expert, %", *routing_rows(metrics)))
+        tables.append(Table("Test images routed to their own expert, %", *routing_rows(metrics), folded=True))
     elif by_layer:
         lead.append("It decides before the first layer, for all layers at once: there is no curve per layer.")
     worst = confusions(_together(by_layer) if by_layer else held_out.get("confusion", {}), most=8)
