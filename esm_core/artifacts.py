@@ -19,13 +19,16 @@ from esm_core.names import check_channel, check_name, parse_version
 from esm_core.stages import FORMAT, canonical_json, check_format
 from esm_core.storage import Location
 from esm_core.store import check_store
+from esm_core.writers import Writer as Writer
+from esm_core.writers import bytes_writer as bytes_writer
+from esm_core.writers import copy_writer as copy_writer
+from esm_core.writers import write_all
 
 MANIFEST = "manifest.json"
 
 _PIECE = 8 * 2**20
 
 Manifest = dict[str, Any]
-Writer = Callable[[IO[bytes]], None]
 T = TypeVar("T")
 
 
@@ -113,7 +116,11 @@ def read_version(store: Location, name: str, version: str | int, read: Callable[
 
 
 def publish_version(
-    store: Location, name: str, files: Mapping[str, Writer], content: Mapping[str, Any]
+    store: Location,
+    name: str,
+    files: Mapping[str, Writer],
+    content: Mapping[str, Any],
+    last: Callable[[Manifest], Mapping[str, Writer]] = lambda manifest: {},
 ) -> Version:
     """Claim the next number, write ``files`` and commit.
 
@@ -122,6 +129,8 @@ def publish_version(
     files : mapping of relative path to a function that writes the file's bytes to a stream
     content : mapping
         The manifest's own part, JSON values; name, version, time and files are added here.
+    last : callable
+        The manifest as far as it is known once ``files`` are written → files that are made of it.
 
     Notes
     -----
@@ -135,12 +144,7 @@ def publish_version(
     """
     claim = claim_number(artifact_folder(store, name))
     location = claim.folder
-    written = {}
-    for path in sorted(files):
-        with (location / path).writer() as stream:
-            hashing = _HashingStream(stream)
-            files[path](hashing)  # type: ignore[arg-type]
-        written[path] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
+    written = write_all(location, files)
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -149,6 +153,7 @@ def publish_version(
         **content,
         "files": written,
     }
+    manifest["files"] = dict(sorted((written | write_all(location, last(manifest))).items()))
     if not claim.is_held():
         raise EsmergeError(
             f"{location}: was not published: gc took it for abandoned, since it was claimed long ago and had "
@@ -207,36 +212,6 @@ def _fill(stream: IO[bytes], piece: memoryview) -> int:
     while filled < len(piece) and (count := stream.readinto(piece[filled:])):  # type: ignore[attr-defined]
         filled += count
     return filled
-
-
-def bytes_writer(data: bytes) -> Writer:
-    """Writes ``data``."""
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(data)
-
-    return write
-
-
-def copy_writer(source: Location) -> Writer:
-    """Writes the bytes of ``source``, in pieces."""
-
-    def write(stream: IO[bytes]) -> None:
-        with source.open() as original:
-            while piece := original.read(1024**2):
-                stream.write(piece)
-
-    return write
-
-
-class _HashingStream:
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.digest, self.size = stream, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self._stream.write(data)
 
 
 def _committed(folder: Location, number: int) -> bool:

@@ -52,7 +52,7 @@ def merge_one(plan: Plan, weight: str) -> Location:
     if isinstance(merged, EssentialMerge):
         spectra = pad_sequence(merged.eigenvalues, batch_first=True)
         arrays = {"update": merged.update, "overlaps": merged.overlaps, "eigenvalues": spectra}
-        facts["ranks"] = merged.ranks
+        facts |= {"ranks": merged.ranks, "task_norms": merged.norms.tolist()}
     else:
         arrays = {"update": merged}
     facts["norm"] = float(arrays["update"].norm())

@@ -1,18 +1,37 @@
-"""The README.md of a published version, made from its manifest."""
+"""The README.md of a published version, made from its manifest: a model card as model hubs read it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from esm_core.methods import BASELINES, method_title
 
-_FIRST = {"base": "Base", "experts": "Experts"}
 METHOD_NAMES = {
-    **_FIRST,
+    "base": "Base",
+    "experts": "Experts",
     **{name: method.title for name, method in BASELINES.items()},
     "esm": "ESM",
     "esm_pp_route": "ESM++ (routed)",
     "esm_pp_oracle": "ESM++ (oracle)",
 }
+
+_PUBLISHED = ("esm", "esm_pp_route")
+
+
+def method_name(method: str) -> str:
+    """What people call a method; one that is not known here goes by its own name."""
+    return METHOD_NAMES.get(method) or method_title(method)
+
+
+def methods_of(accuracy: Mapping[str, object]) -> list[str]:
+    """The methods of an accuracy table: base and experts first, then baselines, then what is published."""
+    first = ["base", "experts"]
+    own = [method for method in METHOD_NAMES if method.startswith("esm")]
+    others = [method for method in METHOD_NAMES if method not in (*first, *own)]
+    others += sorted(set(accuracy) - set(METHOD_NAMES))
+    return [method for method in (*first, *others, *own) if method in accuracy]
 
 
 def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
@@ -20,21 +39,14 @@ def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str
 
     Normalised accuracy is a task's accuracy over its expert's, averaged over tasks, in percent.
     """
-    methods = columns(accuracy)
+    methods = methods_of(accuracy)
     tasks = sorted(accuracy["experts"]) if "experts" in accuracy else []
     rows = [[task, *(f"{100 * accuracy[m][task]:.1f}" for m in methods)] for task in tasks]
     if tasks:
         means = [sum(accuracy[m].values()) / len(tasks) for m in methods]
         rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means)])
         rows.append(["normalised", *(f"{100 * value:.1f}" for value in normalised(accuracy, methods))])
-    return ["task", *(METHOD_NAMES.get(m) or method_title(m) for m in methods)], rows
-
-
-def columns(accuracy: Mapping[str, Any]) -> list[str]:
-    """The methods in the order of the table: base, experts, baselines by name, and what was merged."""
-    last = [method for method in METHOD_NAMES if method not in {*_FIRST, *BASELINES}]
-    baselines = sorted(set(accuracy) - {*_FIRST, *last})
-    return [method for method in (*_FIRST, *baselines, *last) if method in accuracy]
+    return ["task", *(method_name(m) for m in methods)], rows
 
 
 def routing_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -90,11 +102,10 @@ def normalised(accuracy: Mapping[str, Mapping[str, float]], methods: list[str]) 
 
 
 def model_card(manifest: Mapping[str, Any], name: str) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """Markdown with the front matter that model hubs read; the same bytes for the same manifest."""
     tasks = ", ".join(manifest["inputs"]["tasks"])
-    table = _section(
-        "Accuracy on the test images, in percent", *accuracy_rows(manifest["metrics"]["accuracy"])
-    )
+    accuracy = manifest["metrics"].get("accuracy") or {}
+    table = _section("Accuracy on the test images, in percent", *accuracy_rows(accuracy))
     if table:
         table += "\n`normalised`: accuracy over the expert's, averaged over tasks.\n"
     table += _section(
@@ -103,9 +114,8 @@ def model_card(manifest: Mapping[str, Any], name: str) -> str:
     experts, use_experts = manifest.get("experts"), ""
     if experts:
         use_experts = _EXPERTS.format(name=name, router=experts["router"], rank=experts["settings"]["rank"])
-    return f"""---
-library_name: open_clip
-tags: [model-merging, clip, esmerge]
+    card = f"""---
+{_front_matter(manifest, name).to_yaml(line_break=chr(10))}
 ---
 
 # {name}
@@ -122,15 +132,73 @@ model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_TO_
 ```
 
 or, with every checksum verified, `esm_core.load(store, "{name}")`.
-{use_experts}{table}
-Inputs, settings and checksums: `manifest.json`.
+{use_experts}{table}{_sources(manifest)}
+How it was made and how good it is, with plots: `report.html`. Inputs, settings and checksums:
+`manifest.json`.
 """
+    return str(ModelCard(card))  # which reads the front matter, so that nothing else can be published
+
+
+def _front_matter(manifest: Mapping[str, Any], name: str) -> ModelCardData:
+    results = _results(manifest)
+    return ModelCardData(
+        base_model=_hub_name(manifest),
+        library_name="open_clip",
+        pipeline_tag="zero-shot-image-classification" if _has_text(manifest) else "image-feature-extraction",
+        tags=["model-merging", "clip", "esmerge"],
+        metrics=["accuracy"] if results else None,
+        eval_results=results or None,
+        model_name=name,
+    )
+
+
+def _results(manifest: Mapping[str, Any]) -> list[EvalResult]:
+    """What the published models reach on the test images of every task."""
+    accuracy = manifest["metrics"].get("accuracy") or {}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="custom",
+            dataset_name=task,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"Accuracy ({method_name(method)})",
+            metric_value=round(value, 6),
+        )
+        for method in _PUBLISHED
+        for task, value in sorted(accuracy.get(method, {}).items())
+    ]
+
+
+def _hub_name(manifest: Mapping[str, Any]) -> str | None:
+    """The base's name on the Hugging Face Hub, where it was read from a cache that says it."""
+    base = manifest["inputs"].get("base") or {}
+    url = (base.get("checkpoint") or {}).get("url", "")
+    match = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/", url)
+    return f"{match[1]}/{match[2]}" if match else None
+
+
+def _has_text(manifest: Mapping[str, Any]) -> bool:
+    return bool(manifest["architecture"]["text_tower"] == "from the base")
+
+
+def _sources(manifest: Mapping[str, Any]) -> str:
+    """The base and the fine-tunes, as far as the manifest says what they were."""
+    inputs = manifest["inputs"]
+    facts = {"base": inputs.get("base") or {}, **inputs["tasks"]}
+    rows = [
+        [who, f"`{checkpoint['url']}`", f"`{checkpoint['sha256']}`"]
+        for who, own in facts.items()
+        if (checkpoint := own.get("checkpoint"))
+    ]
+    return _section("Merged from", ["model", "checkpoint", "sha256"], rows)
 
 
 def _section(title: str, header: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
-    lines = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows)]
+    safe = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    lines = ["| " + " | ".join(line) + " |" for line in (safe[0], ["---"] * len(header), *safe[1:])]
     return "\n".join(["", f"## {title}", "", *lines, ""])
 
 

@@ -27,6 +27,9 @@ from esm_core.extensions import versions
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
 from esm_core.reachable import reachable
+from esm_core.report import ANALYSIS_NAME, REPORT_NAME
+from esm_core.report.analysis import analyse
+from esm_core.report.page import previous_manifest, render_report
 from esm_core.routing.assemble import expert_facts
 from esm_core.run_record import StageRecord
 from esm_core.stages import read_marker
@@ -62,7 +65,7 @@ def up_to_date(plan: Plan) -> Version | None:
 
 
 def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] = ()) -> Version:
-    """Publish the merged checkpoint, experts, heads and the model card; commit with the manifest.
+    """Publish the merged checkpoint, experts, heads, model card and report; commit with the manifest.
 
     Parameters
     ----------
@@ -81,7 +84,7 @@ def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] =
     IntegrityError
         The merged checkpoint is not the one its marker names. Nothing is committed then.
     """
-    facts = static_facts(plan)
+    facts, analysis = static_facts(plan), analyse(plan)
     previous = version_numbers(plan.store, plan.recipe.name)
     content = _manifest(plan, metrics, facts, previous[-1] if previous else None)
     content["run"] = {"stages": [stage.model_dump() for stage in stages]}
@@ -89,6 +92,7 @@ def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] =
         f"model/{WEIGHTS_NAME}": _checked_copy(plan.static_folder / WEIGHTS_NAME, facts["sha256"]),
         f"model/{CONFIG_NAME}": copy_writer(plan.static_folder / CONFIG_NAME),
         "README.md": bytes_writer(model_card(content, plan.recipe.name).encode()),
+        ANALYSIS_NAME: bytes_writer(analysis.content()),
     }
     if plan.recipe.experts is not None:
         routed = routed_folder(plan)
@@ -98,8 +102,13 @@ def publish(plan: Plan, metrics: dict[str, Any], stages: Sequence[StageRecord] =
         if task.spec.head is not None:
             assert task.facts.head_sha256 is not None
             files[f"heads/{task.name}.safetensors"] = _head_writer(task.spec.head, task.facts.head_sha256)
+    before = previous_manifest(plan.store, content, plan.recipe.name)
+
+    def report(manifest: Manifest) -> dict[str, Writer]:
+        return {REPORT_NAME: bytes_writer(render_report(manifest, analysis, before))}
+
     current = up_to_date(plan)
-    return current or publish_version(plan.store, plan.recipe.name, files, content)
+    return current or publish_version(plan.store, plan.recipe.name, files, content, report)
 
 
 def _head_writer(url: str, sha256: str) -> Writer:

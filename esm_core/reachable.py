@@ -7,6 +7,7 @@ from esm_core.evaluate import ROUTED, evaluation_file, evaluation_jobs
 from esm_core.experts.places import expert_folder, expert_weights, routed_folder, router_folder
 from esm_core.labelled import zero_shot_file
 from esm_core.plan import Plan, plan_file
+from esm_core.report.spectra import spectra_file
 from esm_core.storage import Location
 
 
@@ -18,6 +19,7 @@ def reachable(plan: Plan) -> list[str]:
     """
     places = [plan_file(plan), *(place for task in plan.tasks for place in folders(plan, task.name))]
     places += [*basis_folders(plan), plan.store / "merges" / plan.merge_digest]
+    places += [spectra_file(plan, task.name) for task in plan.tasks]
     places += [zero_shot_file(plan, t.name) for t in plan.tasks if t.spec.zero_shot is not None]
     places += _search(plan)
     if plan.alpha is not None:

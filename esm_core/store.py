@@ -9,6 +9,7 @@ Layout (contract; a change needs a new format number and a reader for the old on
     {store}/shifts/{digest}/             collected layer inputs of one fine-tune
     {store}/bases/{digest}/{weight}.safetensors one fine-tune's decomposition of one weight
     {store}/merges/{digest}/{weight}/    merged update of one weight
+    {store}/spectra/{digest}.json        energy curves of one fine-tune's updates, a few layers
     {store}/lines/{digest}/              merged towers of every alpha, for its search
     {store}/features/{digest}/           features of one task's proxies by base and fine-tune
     {store}/scores/{digest}.json         score of one alpha for one task

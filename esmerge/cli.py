@@ -9,7 +9,7 @@ from deployments.local import configure_environment
 configure_environment()
 
 from esm_core.errors import EsmergeError  # noqa: E402
-from esmerge.commands import channels, files, gc, merging, registry, versions  # noqa: E402
+from esmerge.commands import channels, files, gc, merging, registry, report, versions  # noqa: E402
 
 app = typer.Typer(
     help="Merge fine-tuned open_clip vision models into one, without training.",
@@ -22,6 +22,8 @@ app.command("merge")(merging.merge_command)
 app.command("versions")(versions.versions_command)
 app.command("show")(versions.show_command)
 app.command("verify")(versions.verify_command)
+app.command("report")(report.report_command)
+app.command("compare")(report.compare_command)
 app.command("promote")(channels.promote_command)
 app.command("rollback")(channels.rollback_command)
 app.command("channels")(channels.channels_command)

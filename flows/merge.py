@@ -94,7 +94,10 @@ def merge_planned(plan_url: str, stages: Stages, lease: Lease) -> str:
     weights = plan.decomposed
     with gpu_workers(plan.recipe.fuse.device):
         merged = tasks.merge_layer.map(plan_url, weights)
+    names = [task.name for task in plan.tasks]
+    measured = tasks.measure_updates.map(plan_url, names)
     stages.gather("merging", dict(zip(weights, merged, strict=True)))
+    stages.gather("measuring updates", dict(zip(names, measured, strict=True)))
     if plan.alpha is None:
         plan_url = search_alpha(plan_url, stages)
     lease.refresh(load_plan(plan_url))

@@ -24,6 +24,7 @@ from prefect.exceptions import PrefectException
 
 from esm_core.artifacts import Version
 from esm_core.model_card import accuracy_rows
+from esm_core.report import REPORT_NAME
 from tasks.options import log_name
 
 log = logging.getLogger(log_name)
@@ -45,7 +46,7 @@ def show_page(name: str, kind: str, page: str) -> None:
 
 
 def show_version(name: str, version: Version) -> None:
-    """Show a version: the accuracy table, and where its files are."""
+    """Show a version: the accuracy table, and where its files and its report are."""
     header, rows = accuracy_rows(version.manifest["metrics"]["accuracy"])
     title = f"{name} {version.label}"
     with _best_effort():
@@ -56,6 +57,9 @@ def show_version(name: str, version: Version) -> None:
         create_link_artifact(
             version.folder.url, title, key=artifact_key(name, "version"), description=f"Files of {title}"
         )
+        if REPORT_NAME in version.manifest["files"]:
+            report, key = (version.folder / REPORT_NAME).url, artifact_key(name, "report")
+            create_link_artifact(report, f"report of {title}", key=key, description=f"Report of {title}")
 
 
 class Progress:

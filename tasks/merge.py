@@ -23,6 +23,7 @@ from esm_core.plan_page import preview_page
 from esm_core.preview import preview
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
+from esm_core.report.spectra import measure_spectra
 from esm_core.routing.assemble import assemble
 from esm_core.routing.stage_fit import fit_router
 from esm_core.run_record import Part, StageRecord
@@ -90,6 +91,13 @@ def merge_layer(plan_url: str, weight: str) -> Part:
     set_threads()
     plan = load_plan(plan_url)
     return do_part("merged", weight, [plan.layer_folder(weight)], lambda: merge_one(plan, weight))
+
+
+@task(name="spectra", task_run_name="spectra-{name}", **OPTIONS)
+def measure_updates(plan_url: str, name: str) -> None:
+    """For the report: how the energy of a fine-tune's update is spread, in a few layers."""
+    set_threads()
+    measure_spectra(load_plan(plan_url), name)
 
 
 @task(name="line", **OPTIONS)

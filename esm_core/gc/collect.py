@@ -22,6 +22,7 @@ STAGES = (
         "shifts",
         "bases",
         "merges",
+        "spectra",
         "lines",
         "features",
         "scores",
@@ -38,7 +39,7 @@ STAGES = (
 BEFORE_A_LEASE = ("plans", "imports")
 """What a merge writes before it knows enough to take a lease: kept for as long as a lease would hold."""
 
-_WITHOUT_MARKER = ("bases", "scores", "alphas", "zero-shot", "evaluations", *BEFORE_A_LEASE)
+_WITHOUT_MARKER = ("bases", "spectra", "scores", "alphas", "zero-shot", "evaluations", *BEFORE_A_LEASE)
 
 Needed = dict[str, str]
 

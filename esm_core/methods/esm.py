@@ -28,12 +28,15 @@ class EssentialMerge:
         Per task, the directions kept.
     overlaps : Tensor
         ``[T, T]`` float64: ``‖E_iᵀ E_j‖_F² / min(r_i, r_j)`` of the kept bases; 1 means the same subspace.
+    norms : Tensor
+        ``[T]`` float64: ``‖dW‖_F`` of each task's update, untruncated.
     """
 
     update: Tensor
     eigenvalues: list[Tensor]
     ranks: list[int]
     overlaps: Tensor
+    norms: Tensor
 
 
 def merge_layer(
@@ -93,7 +96,7 @@ def fuse(parts: Sequence[Decomposition], settings: MergeSettings) -> EssentialMe
     product = gram(basis.to(torch.float32))
     overlaps = _overlaps(product, weights)
     update = _orthogonal_product(basis, coordinate, product)
-    return EssentialMerge(update, [part.eigenvalues for part in parts], ranks, overlaps)
+    return EssentialMerge(update, [part.eigenvalues for part in parts], ranks, overlaps, norms)
 
 
 def layer_scales(norms: Mapping[str, float], settings: MergeSettings) -> dict[str, float]:

@@ -104,18 +104,17 @@ def _was_written(facts: Mapping[str, Any] | None) -> bool:
 
 
 def _settings(old: Recipe, new: Recipe) -> Iterator[str]:
-    before, after = (_flat(recipe.model_dump(mode="json", exclude=_NOT_SETTINGS)) for recipe in (old, new))
+    before, after = (flat(recipe.model_dump(mode="json", exclude=_NOT_SETTINGS)) for recipe in (old, new))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             yield f"{key} {_shown(before.get(key))} -> {_shown(after.get(key))}"
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their path, such as ``method.rank``."""
     if not isinstance(value, dict) or not value:
         return {key: value}
-    return {
-        k: v for name, inner in value.items() for k, v in _flat(inner, f"{key}.{name}".strip(".")).items()
-    }
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{key}.{name}".strip(".")).items()}
 
 
 def _shown(value: Any) -> str:

@@ -45,7 +45,8 @@ def test_a_plan_without_alpha_reaches_what_can_be_known(make_world: Callable[...
     plan = planned(world)
     kinds = {path.partition("/")[0] for path in reachable(plan)}
     assert kinds == {
-        *("plans", "shifts", "bases", "merges", "lines", "features", "alphas", "scores", "evaluations")
+        *("plans", "shifts", "bases", "merges", "spectra"),
+        *("lines", "features", "alphas", "scores", "evaluations"),
     }
     assert "scores" in reachable(plan)
     lease = take_lease(plan)
