@@ -10,7 +10,7 @@ from deployments.local import configure_environment
 configure_environment()
 
 from esmerge.command import Panel, epilog, paragraphs  # noqa: E402
-from esmerge.commands import channels, files, gc, merging, registry, versions  # noqa: E402
+from esmerge.commands import channels, doctor, files, gc, merging, registry, versions  # noqa: E402
 from esmerge.failures import EXIT_CODES, guarded  # noqa: E402
 
 COMMANDS = (
@@ -19,6 +19,7 @@ COMMANDS = (
     *channels.COMMANDS,
     *files.COMMANDS,
     *registry.COMMANDS,
+    *doctor.COMMANDS,
     *gc.COMMANDS,
 )
 
