@@ -1,18 +1,12 @@
 """report, compare: what a person looks at before a version is used."""
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from esm_core.artifacts import Version, open_version
-from esm_core.model_card import method_name
-from esm_core.report.page import report_of
-from esm_core.report.parts import percent, points
-from esm_core.report.verdict import Change, MethodDelta, changes, compare_accuracy, judged
-from esm_core.storage import Location
 from esmerge.arguments import JsonOption, NameArgument, StoreOption, VersionArgument
-from esmerge.output import out, print_json, print_table
+from esmerge.command import Command, Panel
+from esmerge.output import out, print_json
 
 
 def report_command(
@@ -26,6 +20,10 @@ def report_command(
 
     It is the published one, verified; of a version that an earlier esmerge published, one made of its manifest.
     """
+    from esm_core.artifacts import open_version
+    from esm_core.report.page import report_of
+    from esm_core.storage import Location
+
     root, file = Location.parse(store), Location.parse(target)
     found = open_version(root, name, version)
     content = report_of(root, found)
@@ -44,75 +42,34 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two versions: accuracy per task, and what went into them differently."""
+    from esm_core.artifacts import open_version
+    from esm_core.storage import Location
+    from esmerge.comparison import print_comparison
+
     root = Location.parse(store)
-    old, new = open_version(root, name, before), open_version(root, name, after)
-    deltas, found = compare_accuracy(old.manifest, new.manifest), changes(old.manifest, new.manifest)
-    if as_json:
-        print_json(_facts(old, new, deltas, found))
-        return
-    out.print(f"[bold]{name} {old.label} → {new.label}[/bold]")
-    for delta in judged(deltas):
-        _print_delta(delta, old.label, new.label)
-    rows = [
-        [method_name(d.method), *_means(d), points(d.change), d.word] for d in deltas if d.change is not None
-    ]
-    title, caption = "Mean accuracy, %", "over the tasks that are compared"
-    print_table(title, caption, ["model", old.label, new.label, "difference", ""], rows)
-    if not rows:
-        out.print("no accuracy that can be compared: no test images, or other ones")
-    _print_changes(found, old.label, new.label)
+    print_comparison(open_version(root, name, before), open_version(root, name, after), as_json)
 
 
-def _print_delta(delta: MethodDelta, old: str, new: str) -> None:
-    rows = [
-        [task.task, percent(task.before), percent(task.after), points(task.change), task.note or task.trend]
-        for task in delta.tasks
-    ]
-    before, after = _means(delta)
-    rows.append(["mean", before, after, points(delta.change), delta.word])
-    title = f"{method_name(delta.method)} per task, %"
-    print_table(title, "same: within 0.5 percentage points", ["task", old, new, "difference", ""], rows)
-
-
-def _means(delta: MethodDelta) -> tuple[str, str]:
-    """Of the tasks that are compared, before and after."""
-    both = [(t.before, t.after) for t in delta.tasks if t.change is not None]
-    if not both:
-        return "–", "–"
-    old, new = (sum(value or 0.0 for value in own) / len(both) for own in zip(*both, strict=True))
-    return percent(old), percent(new)
-
-
-def _print_changes(found: list[Change], old: str, new: str) -> None:
-    if not found:
-        out.print("\nNothing that went into the two versions differs.")
-        return
-    rows = [[c.area, c.what, _short(c.before), _short(c.after)] for c in found]
-    print_table("What went into them differently", "", ["", "what", old, new], rows)
-
-
-def _short(value: str | None) -> str:
-    text = "none" if value is None else value
-    return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _facts(old: Version, new: Version, deltas: list[MethodDelta], found: list[Change]) -> dict[str, Any]:
-    """``accuracy[method]``: mean change, verdict and ``tasks[task]``; ``changes`` as a list."""
-    accuracy = {
-        delta.method: {
-            "change": delta.change,
-            "verdict": delta.word,
-            "tasks": {
-                t.task: {
-                    "before": t.before,
-                    "after": t.after,
-                    "change": t.change,
-                    "verdict": t.note or t.trend,
-                }
-                for t in delta.tasks
-            },
-        }
-        for delta in deltas
-    }
-    versions = {"before": old.label, "after": new.label}
-    return {**versions, "accuracy": accuracy, "changes": [asdict(change) for change in found]}
+COMMANDS = (
+    Command(
+        "report",
+        report_command,
+        Panel.VERSIONS,
+        (
+            "$ esmerge report store pets -o pets.html  # the newest",
+            "$ esmerge report s3://models/esmerge pets stable -o pets.html",
+        ),
+        '{"version": "v000012", "url": "file:///work/pets.html", "bytes": 180000}',
+    ),
+    Command(
+        "compare",
+        compare_command,
+        Panel.VERSIONS,
+        (
+            "$ esmerge compare pets 11 12 --store store",
+            "$ esmerge compare pets stable latest --store store --json",
+        ),
+        '{"before": "v000011", "after": "v000012", "accuracy": {"esm": {"change": 0.01, "verdict": "better", '
+        '"tasks": {}}}, "changes": []}',
+    ),
+)
