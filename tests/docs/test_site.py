@@ -48,9 +48,7 @@ def test_links_to_files_of_the_repository_become_links_on_the_site() -> None:
     assert from_page == "[r](benchmarks/RESULTS.md#speed) [m](method.md)"
     below = with_site_links("[r](../../benchmarks/RESULTS.md) ![x](../none.svg)", "docs/howto/s3.md", shown)
     assert below == "[r](../benchmarks/RESULTS.md) ![x](../none.svg)"
-    outside = with_site_links(
-        "[s](docs/howto/s3.md) [c](https://x.org/docs/a.md)", "CHANGELOG.md", shown
-    )
+    outside = with_site_links("[s](docs/howto/s3.md) [c](https://x.org/docs/a.md)", "CHANGELOG.md", shown)
     assert outside == "[s](howto/s3.md) [c](https://x.org/docs/a.md)"
 
 
