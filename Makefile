@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= .demo
 STACK  ?= .stack
+SITE   ?= site
 
 # One thread per process: parallel tasks use the cores, and a second pool of threads only slows them.
 export OMP_NUM_THREADS ?= 1
@@ -12,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo stack stack-demo test test-all lint clean
+.PHONY: help demo docs stack stack-demo test test-all lint clean
 
 help:
 	@echo "make demo      train a few small fine-tunes on real images, merge them, print the table"
@@ -20,7 +21,8 @@ help:
 	@echo "make test-all  the slow tests too"
 	@echo "make stack     start the platform here: S3, Prefect, Dask (Ctrl-C stops it)"
 	@echo "make stack-demo  beside it: fine-tunes land, and the platform merges by itself"
-	@echo "make clean     remove $(VENV) and $(DEMO)"
+	@echo "make docs      build the documentation as a site in $(SITE); a warning is an error"
+	@echo "make clean     remove $(VENV), $(DEMO) and $(SITE)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esmerge needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -43,6 +45,10 @@ stack: $(VENV)/.installed
 stack-demo: $(VENV)/.installed
 	@$(BIN)/python -m deployments.stack_demo --state $(STACK) --demo $(DEMO) $(STACK_DEMO_FLAGS)
 
+docs: $(VENV)/.installed
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean --site-dir $(abspath $(SITE))
+	@echo "open $(SITE)/index.html"
+
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -56,4 +62,4 @@ test-all: test
 	@$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(SITE)

@@ -17,6 +17,7 @@ from pydantic import (
 
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
 from esm_core.methods import baseline, method_names
+from esm_core.names import NAME_RULE
 from esm_core.names import check_name as check_name
 from esm_core.settings import ExpertSettings, GateSettings, MergeSettings
 
@@ -73,7 +74,7 @@ def _describe_methods(schema: dict[str, Any]) -> None:
     names = method_names()
     found = [(name, baseline(name)) for name in names]
     told = "; ".join(f"{name}: {m.summary.rstrip('.')} (coefficient {m.coefficient:g})" for name, m in found)
-    schema |= {"enum": list(names), "description": f"The baseline. {told}."}
+    schema |= {"enum": list(names), "description": f"The baseline, each at most once. {told}."}
 
 
 Name = Annotated[str, AfterValidator(check_name)]
@@ -101,14 +102,17 @@ class BaseSpec(_Section):
 
     architecture: str | None = Field(
         None,
-        description="An open_clip model name, or a path to an open_clip_config.json. Not needed where the "
-        "checkpoint is a folder written by open_clip (it holds the configuration).",
+        description="An open_clip model name, or a path to an `open_clip_config.json`. Unset: as the "
+        "checkpoint's folder says, where open_clip has written it.",
     )
     checkpoint: str = Field(
-        description="Full CLIP or vision tower: .safetensors, .pt, or an open_clip folder (local-dir:)."
+        description="Full CLIP or vision tower: a .safetensors or .pt file, or an open_clip folder "
+        "(`local-dir:` is allowed in front)."
     )
     activation: Activation | None = Field(
-        None, description="What the checkpoint was trained with, where the file does not say it."
+        None,
+        description="What it was trained with, where the file does not say it. A mismatch with the "
+        "architecture is refused.",
     )
 
 
@@ -117,7 +121,7 @@ class ZeroShotSpec(_Section):
 
     classes: list[str] = Field(min_length=2, description="Class names, in label order.")
     templates: list[str] = Field(
-        default=["a photo of a {}."], min_length=1, description="Prompts with {} where the class name goes."
+        default=["a photo of a {}."], min_length=1, description="Prompts with `{}` where the class name goes."
     )
 
     @model_validator(mode="after")
@@ -131,23 +135,41 @@ class ZeroShotSpec(_Section):
 class TaskSpec(_Section):
     """One fine-tune and the images that belong to it."""
 
-    name: Name = Field(description="Unique name of the task.")
-    checkpoint: str = Field(description="The fine-tuned checkpoint.")
-    proxy: str = Field(description="Unlabelled proxy images: image folder, webdataset tar(s) or Parquet.")
-    validation: str | None = Field(None, description="Labelled validation images.")
-    test: str | None = Field(None, description="Labelled test images, for the accuracy table.")
-    head: str | None = Field(None, description="Linear head: safetensors with `weight` and optional `bias`.")
+    name: Name = Field(description=f"Unique name of the task: {NAME_RULE}.")
+    checkpoint: str = Field(description="The fine-tuned checkpoint; file or folder, as for the base.")
+    proxy: str = Field(
+        description="Unlabelled proxy images: image folder, webdataset tar (or a folder of them), Parquet."
+    )
+    validation: str | None = Field(
+        None,
+        description="Labelled validation images. Class subfolders in sorted order are labels 0, 1, ...; tar "
+        "members `.cls`; a Parquet column `label`.",
+    )
+    test: str | None = Field(
+        None, description="Labelled test images, as for `validation`: they make the accuracy table."
+    )
+    head: str | None = Field(
+        None,
+        description="Linear head: safetensors with `weight` (classes × embedding) and optional `bias`, for "
+        "L2-normalised features.",
+    )
     zero_shot: ZeroShotSpec | None = Field(
-        None, description="Class names to build a head from, instead of head."
+        None,
+        description="Class names and templates to build a head from, instead of `head`; needs a base with a "
+        "text tower.",
     )
     activation: Activation | None = Field(
-        None, description="What the fine-tune was trained with, where the file does not say it."
+        None,
+        description="What it was trained with, where the file does not say it. A mismatch with the "
+        "architecture is refused.",
     )
     sha256: Digest | None = Field(
-        None, description="What the checkpoint's file must have, else the merge is refused; unset for any."
+        None,
+        description="What the checkpoint's file must have, else the merge is refused; unset for any. Set by "
+        "`tasks_from`, or by hand.",
     )
     landed: Label | None = Field(
-        None, description="Its version in the registry: written by esmerge for lineage, decides nothing."
+        None, description="Its version in the registry: written by esmerge for lineage. It decides nothing."
     )
 
     @model_validator(mode="after")
@@ -162,13 +184,15 @@ class TasksFrom(_Section):
 
     registry: str = Field(description="Registry: a path, file:// or s3:// URL.")
     include: list[str] = Field(
-        default=["*"], min_length=1, description="Names of tasks, or patterns such as cars-*."
+        default=["*"],
+        min_length=1,
+        description="Names of tasks, or patterns such as `cars-*`. Each must match something.",
     )
     exclude: list[str] = Field(
         default=[], description="Names or patterns of tasks to leave out of those included."
     )
     pins: dict[Name, Label] = Field(
-        default={}, description="Task: version to take instead of the newest, such as 3 or v000003."
+        default={}, description="Task: version to take instead of the newest, such as `3` or `v000003`."
     )
 
 
@@ -178,20 +202,21 @@ class CollectSpec(_Section):
     layers: tuple[LayerKind, ...] = Field(
         LAYER_KINDS,
         min_length=1,
-        description="Layer kinds that may be collected: must hold all but attn.out_proj, and those of the "
-        "experts. Of these, what the merge and the experts need is collected; a kind more changes nothing.",
+        description="Layer kinds that may be collected. A merge needs all but `attn.out_proj`, experts those "
+        "they have; a recipe without one of these is refused. What is collected is what merge and experts "
+        "need: a kind listed beyond that changes nothing.",
     )
     batch_size: int = Field(32, ge=1, description="Images per forward pass.")
-    device: Device = Field("cpu", description="torch device of the forward pass, such as cpu or cuda.")
+    device: Device = Field("cpu", description="torch device of the forward pass, such as `cpu` or `cuda`.")
     precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the forward pass."
     )
 
 
 class FuseSpec(_Section):
-    """Where the linear algebra runs (always in float64)."""
+    """Where the linear algebra runs (in float64, but for one step on the CPU: docs/method.md)."""
 
-    device: Device = Field("cpu", description="torch device, such as cpu or cuda.")
+    device: Device = Field("cpu", description="torch device, such as `cpu` or `cuda`.")
     keep_bases: bool = Field(
         True,
         description="Keep every fine-tune's decompositions in the store, so that a merge with one more "
@@ -200,9 +225,9 @@ class FuseSpec(_Section):
 
 
 class EvaluateSpec(_Section):
-    """How accuracy is measured on the test images."""
+    """How the accuracy table is made, and how alpha is searched."""
 
-    device: Device = Field("cpu", description="torch device, such as cpu or cuda.")
+    device: Device = Field("cpu", description="torch device, such as `cpu` or `cuda`.")
     batch_size: int = Field(64, ge=1, description="Images per forward pass.")
 
 
@@ -211,30 +236,39 @@ class CompareSpec(_Section):
 
     method: Method = Field(json_schema_extra=_describe_methods)
     coefficient: float | None = Field(
-        None, gt=0, description="Merging coefficient; unset means the method's default."
+        None,
+        gt=0,
+        description="Merging coefficient; unset means the method's own.",
     )
 
 
 class Recipe(_Section):
     """What to merge, how, and where the result goes."""
 
-    name: Name = Field(description="Name of the artifact that is published.")
-    store: str = Field(description="Store URL (file:// or s3://) or path.")
+    name: Name = Field(description=f"Name of the artifact that is published: {NAME_RULE}.")
+    store: str = Field(
+        description="Where intermediate results and published versions go: a path, `file://` or `s3://` URL."
+    )
     base: BaseSpec
     tasks: list[TaskSpec] = Field(
-        default=[], description="The fine-tunes, two or more, those of tasks_from counted."
+        default=[], description="The fine-tunes, two or more, those of `tasks_from` counted."
     )
-    tasks_from: TasksFrom | None = Field(None, description="Fine-tunes of a registry, beside those in tasks.")
+    tasks_from: TasksFrom | None = Field(
+        None,
+        description="Fine-tunes of a registry, the newest of each, beside those in `tasks`; a name in "
+        "both is refused.",
+    )
     samples: int = Field(32, ge=1, description="Proxy images per task.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of proxy images.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of proxy images from the sorted listing.")
     alpha: Alpha = Field(
         "label_free",
-        description="Merging coefficient: a number (twice the released code's), or how to search it: "
-        "label_free on the proxy images, validation on the labelled validation images.",
+        description="A number in [0, 4], twice the released code's merging coefficient; or how to search it: "
+        "`label_free` on the proxy images, `validation` by accuracy on the validation images, which every "
+        "task then needs, with a head.",
     )
     method: MergeSettings = Field(MergeSettings(), description="Settings of the merge method.")
     experts: ExpertSettings | None = Field(
-        None, description="Routed low-rank experts (ESM++); {} for the defaults, unset for none."
+        None, description="Routed low-rank experts (ESM++); `{}` for the defaults, unset for none."
     )
     promote_if: GateSettings | None = Field(
         None, description="When a merge promotes its own version to a channel; unset means never."

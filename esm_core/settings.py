@@ -24,7 +24,7 @@ class MergeSettings(BaseModel):
         2.0, ge=0, le=8, description="Exponent p of the three polarised scalings."
     )
     rank: int | None = Field(
-        None, ge=1, description="Directions kept per task and layer; unset means floor(d_out / tasks)."
+        None, ge=1, description="Directions kept per task and layer; unset means `floor(d_out / tasks)`."
     )
     inter_task: bool = Field(True, description="Scale tasks by the norm of their update.")
     inter_dimension: bool = Field(True, description="Scale input dimensions by the norm of their column.")
@@ -50,16 +50,19 @@ class ExpertSettings(BaseModel):
     )
     rank: int = Field(16, ge=1, description="Rank of every expert; at most the smallest side of its weight.")
     extras: bool = Field(
-        True, description="Experts for conv1, proj, norms, biases, class token and positional embedding too."
+        True,
+        description="Experts for `conv1`, `proj`, norms, biases, class token and positional embedding too.",
     )
-    dtype: Literal["float32", "float16"] = Field("float32", description="How experts are stored.")
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="How experts are stored; loading gives float32."
+    )
     router: Literal["auto", RouterName] = Field(
         "auto",
-        description="cosine decides in every layer, as published; the others once per image. auto takes the "
-        "one that is right most often on held-out proxies.",
+        description="`token_moments` and `token_gaussian` decide once per image, `cosine` in every layer, as "
+        "published (it needs `extras: false`); `auto` takes the better of the first two on held-out proxies.",
     )
     proxies: int = Field(
-        128, ge=2, description="Proxy images per task the router is fitted on, at most; their labels are not."
+        128, ge=2, description="Proxy images per task the router is fitted on, at most. Labels are not used."
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,69 @@
+"""The site's hook: pages that live outside ``docs/``, and links that work on the site and in the repository.
+
+A link is written as the repository has it (``../benchmarks/RESULTS.md`` in a page of ``docs/``), so that it
+works wherever Markdown is read; here it becomes the address of the page on the site.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+DOCS = "docs"
+ELSEWHERE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/*.md", "benchmarks/*.svg", "benchmarks/*.png")
+"""What the site shows beside ``docs/``: patterns below the repository's root."""
+
+_LINK = re.compile(r"(?P<head>!?\[[^\]]*\]\()(?P<target>[^)\s]+)(?P<tail>\))")
+_FENCE = re.compile(r"^( {0,3}```.*?^ {0,3}```[^\n]*$)", re.MULTILINE | re.DOTALL)
+_DIAGRAM = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>architecture\.svg)\)$", re.MULTILINE)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what the site shows from outside of ``docs/``, at the paths it has in the repository."""
+    for pattern in ELSEWHERE:
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The page with its links as the site needs them, and the diagram as a part of the page."""
+    shown = {source_of(file) for file in files}
+    text = with_site_links(markdown, source_of(page.file), shown)
+    return _DIAGRAM.sub(lambda found: (ROOT / DOCS / found["file"]).read_text(), text)
+
+
+def source_of(file: Any) -> str:
+    """The path in the repository of what the site has at ``file``."""
+    outside = any(Path(file.src_uri).match(pattern) for pattern in ELSEWHERE)
+    return str(file.src_uri) if outside else f"{DOCS}/{file.src_uri}"
+
+
+def with_site_links(markdown: str, source: str, shown: set[str]) -> str:
+    """``markdown`` of the file ``source`` with its links to files in ``shown`` rewritten for the site.
+
+    Code blocks stay as they are. A link to anything else is left, and the strict build refuses it.
+    """
+
+    def rewritten(found: re.Match[str]) -> str:
+        path, mark, anchor = found["target"].partition("#")
+        if not path or "://" in path:
+            return found[0]
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        if target not in shown:
+            return found[0]
+        relative = posixpath.relpath(_on_site(target), posixpath.dirname(_on_site(source)) or ".")
+        return f"{found['head']}{relative}{mark}{anchor}{found['tail']}"
+
+    parts = _FENCE.split(markdown)
+    return "".join(part if _FENCE.match(part) else _LINK.sub(rewritten, part) for part in parts)
+
+
+def _on_site(path: str) -> str:
+    return path.removeprefix(f"{DOCS}/")
