@@ -11,7 +11,7 @@ from esm_core.methods import BASELINES, method_title
 METHOD_NAMES = {
     "base": "Base",
     "experts": "Experts",
-    **{name: method.title for name, method in BASELINES.items()},
+    **{name: baseline.title for name, baseline in BASELINES.items()},
     "esm": "ESM",
     "esm_pp_route": "ESM++ (routed)",
     "esm_pp_oracle": "ESM++ (oracle)",
@@ -21,7 +21,7 @@ _PUBLISHED = ("esm", "esm_pp_route")
 
 
 def method_name(method: str) -> str:
-    """What people call a method; one that is not known here goes by its own name."""
+    """What people call a method: as its file says, also where another package brings it."""
     return METHOD_NAMES.get(method) or method_title(method)
 
 
@@ -29,9 +29,8 @@ def methods_of(accuracy: Mapping[str, object]) -> list[str]:
     """The methods of an accuracy table: base and experts first, then baselines, then what is published."""
     first = ["base", "experts"]
     own = [method for method in METHOD_NAMES if method.startswith("esm")]
-    others = [method for method in METHOD_NAMES if method not in (*first, *own)]
-    others += sorted(set(accuracy) - set(METHOD_NAMES))
-    return [method for method in (*first, *others, *own) if method in accuracy]
+    baselines = sorted(set(accuracy) - {*first, *own})
+    return [method for method in (*first, *baselines, *own) if method in accuracy]
 
 
 def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:

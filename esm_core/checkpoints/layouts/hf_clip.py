@@ -4,16 +4,14 @@ Up to version 4 a CLIPVisionModel is written below ``vision_model.``, since vers
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from esm_core.checkpoints.base import Checkpoint, TensorInfo
-from esm_core.checkpoints.layout import OUTER, Tower
+from esm_core.checkpoints.layout import OUTER, Tower, packed_source
 from esm_core.checkpoints.view import Source
-from esm_core.errors import raise_together
-from esm_core.storage import Location
+from esm_core.errors import InputError, raise_together
 
 TITLE = "HF CLIPModel, CLIPVisionModel or CLIPVisionModelWithProjection (vision_model.* or embeddings.*)"
 
@@ -36,7 +34,7 @@ _IN_BLOCK = {
 }
 _SECTIONS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 _BLOCK = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_QKV = re.compile(r"self_attn\.([qkv])_proj")
+_QKV = re.compile(r"self_attn\.[qkv]_proj")
 _BUFFER = "embeddings.position_ids"
 _PROJECTION = "visual_projection.weight"
 
@@ -66,7 +64,7 @@ def _sources(checkpoint: Checkpoint, outer: str, inner: str) -> tuple[dict[str, 
     """Sources by open_clip's names, and the names in the file that belong to the tower."""
     where, tensors = checkpoint.location, checkpoint.tensors
     sources: dict[str, Source] = {}
-    packed: dict[str, dict[str, str]] = {}
+    packed: dict[str, str] = {}
     used: set[str] = set()
     unknown: list[str] = []
     for name, info in tensors.items():
@@ -77,9 +75,8 @@ def _sources(checkpoint: Checkpoint, outer: str, inner: str) -> tuple[dict[str, 
         block = _BLOCK.fullmatch(tail)
         if tail in _PLAIN:
             sources[_PLAIN[tail]] = Source((name,), info)
-        elif block and (letter := _QKV.fullmatch(block[2])):
-            target = f"transformer.resblocks.{block[1]}.attn.in_proj_{block[3]}"
-            packed.setdefault(target, {})[letter[1]] = name
+        elif block and _QKV.fullmatch(block[2]):
+            packed[f"transformer.resblocks.{block[1]}.attn.in_proj_{block[3]}"] = name
         elif block and block[2] in _IN_BLOCK:
             sources[f"transformer.resblocks.{block[1]}.{_IN_BLOCK[block[2]]}.{block[3]}"] = Source(
                 (name,), info
@@ -93,12 +90,12 @@ def _sources(checkpoint: Checkpoint, outer: str, inner: str) -> tuple[dict[str, 
             f"{where}: {', '.join(unknown[:3])}{more} has no counterpart in an open_clip vision transformer. "
             "Is this a CLIP vision model?"
         )
-    for target, parts in packed.items():
-        problem = _incomplete(where, tensors, parts)
-        if problem:
-            problems.append(problem)
-        else:
-            sources[target] = _packed(tensors, parts)
+    for target, known in packed.items():
+        try:
+            names = [re.sub(r"[qkv]_proj", f"{letter}_proj", known) for letter in "qkv"]
+            sources[target] = packed_source(checkpoint, names)
+        except InputError as error:
+            problems += error.problems
     projection = outer + _PROJECTION
     if projection in tensors:
         used.add(projection)
@@ -108,35 +105,6 @@ def _sources(checkpoint: Checkpoint, outer: str, inner: str) -> tuple[dict[str, 
         sources["proj"] = Source((projection,), TensorInfo(info.shape[::-1], info.dtype), _transposed)
     raise_together(problems)
     return sources, used
-
-
-def _incomplete(where: Location, tensors: Mapping[str, TensorInfo], parts: Mapping[str, str]) -> str | None:
-    known = next(iter(parts.items()))
-    names = {letter: re.sub(r"[qkv]_proj", f"{letter}_proj", known[1]) for letter in "qkv"}
-    missing = [name for letter, name in names.items() if letter not in parts]
-    if missing:
-        return (
-            f"{where}: {', '.join(missing)} missing beside {known[1]}; queries, keys and values are merged "
-            "together. Save the whole model."
-        )
-    found = [tensors[name] for name in names.values()]
-    if len(set(found)) > 1 or not found[0].shape:
-        shapes = ", ".join(
-            f"{letter} {info.shape} {info.dtype}" for letter, info in zip("qkv", found, strict=True)
-        )
-        return f"{where}: {names['q']} and its keys and values differ ({shapes}); they must be of one shape."
-    return None
-
-
-def _packed(tensors: Mapping[str, TensorInfo], parts: Mapping[str, str]) -> Source:
-    names = tuple(parts[letter] for letter in "qkv")
-    info = tensors[names[0]]
-    shape = (3 * info.shape[0], *info.shape[1:])
-    return Source(names, TensorInfo(shape, info.dtype), _concatenated)
-
-
-def _concatenated(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts))
 
 
 def _transposed(parts: Sequence[Tensor]) -> Tensor:
