@@ -96,15 +96,15 @@ def _orderings(by_tasks: ByTasks) -> Iterator[str]:
 def _one_ordering(title: str, summary: Summary, columns: Sequence[str]) -> str:
     known = [column for column in columns if column in summary["normalized"]]
     verdicts = judge(summary, list(ordering(known)))
-    chain = " > ".join(
+    means = [
         f"{_short(column)} {100 * statistics.fmean(summary['normalized'][column]):.1f}" for column in known
-    )
+    ]
     broken = [verdict for verdict in verdicts if not verdict.holds]
     if broken:
-        return f"- **{title}: the order does not hold.** {_pairs(broken)}. As claimed: {chain}."
+        return f"- **{title}: the order does not hold.** {_pairs(broken)}. All: {', '.join(means)}."
     weak = [verdict for verdict in verdicts if verdict.words != "holds"]
     every = f"not in every seed: {_pairs(weak)}" if weak else "and in every seed"
-    return f"- **{title}: the order holds** in the mean over seeds ({every}). {chain}."
+    return f"- **{title}: the order holds** in the mean over seeds ({every}). {' > '.join(means)}."
 
 
 def _pairs(verdicts: Sequence[Verdict]) -> str:
