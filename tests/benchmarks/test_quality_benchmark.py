@@ -114,7 +114,7 @@ def test_it_measures_what_the_product_publishes(first: tuple[dict[str, Any], lis
     (path,) = (folder / "store" / "artifacts" / recipe["name"]).glob("v*/manifest.json")
     manifest = json.loads(path.read_text())
     summary = first[0]["by_tasks"]["4"]
-    assert summary["coefficient"]["esm"][0] == manifest["alpha"]["value"]
+    assert summary["coefficient"]["esm"][0] == manifest["alpha"]
     published = manifest["metrics"]["accuracy"]
     assert published.keys() >= {*ORDERING, "iso_cts", "esm_pp_oracle"}
     for method, accuracy in published.items():
