@@ -82,17 +82,29 @@ ISO = "arXiv 2502.04959"
 CLAIMS = (
     Claim("ESM is better than Iso-CTS, both at their default coefficients", PAPER, "esm", "iso_cts"),
     Claim("ESM is better than Iso-CTS, both tuned", PAPER, "esm_validation", "iso_cts_tuned"),
+    Claim("ESM without a label is better than TSV-M tuned on labels", NOTES, "esm", "tsv_m_tuned"),
+    Claim("ESM without a label is better than Iso-CTS tuned on labels", NOTES, "esm", "iso_cts_tuned"),
     Claim("Iso-CTS is better than TSV-M, both tuned", ISO, "iso_cts_tuned", "tsv_m_tuned"),
     Claim("Iso-CTS is better than Iso-C, both tuned", ISO, "iso_cts_tuned", "iso_c_tuned"),
     Claim("ESD is a better basis than SVD", PAPER, "esm", "esm_svd"),
+    Claim("ESD is a better basis than SVD, α by validation", PAPER, "esm_validation", "esm_svd_validation"),
     Claim("Inter-layer scaling helps", PAPER, "esm", "esm_no_inter_layer"),
     Claim("Inter-task scaling helps", PAPER, "esm", "esm_no_inter_task"),
     Claim("Inter-dimension scaling helps", PAPER, "esm", "esm_no_inter_dimension"),
     Claim("Eigenvalue weights help", PAPER, "esm", "esm_no_eigen_weights"),
     Claim("All scalings together help", PAPER, "esm", "esm_no_scaling"),
     Claim("4 proxies beat TSV-M", PAPER, "esm_proxies_4", "tsv_m"),
-    Claim("Other data's images as proxies cost < 0.1 points", PAPER, "esm_proxies_faces", "esm", -0.001),
-    Claim("Other tasks' images as proxies cost < 0.1 points", PAPER, "esm_proxies_other_task", "esm", -0.001),
+    *(
+        Claim(
+            f"{whose} images as proxies cost < 0.1 points{how}",
+            PAPER,
+            f"esm_proxies_{source}{ending}",
+            f"esm{ending}",
+            -0.001,
+        )
+        for whose, source in (("Another task's", "other_task"), ("No task's", "faces"))
+        for how, ending in (("", ""), (", α by validation", "_validation"))
+    ),
     Claim(
         "Published experts (rank 8) beat the static merge",
         EXTENDED,

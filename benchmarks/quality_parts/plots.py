@@ -40,7 +40,7 @@ def draw(by_tasks: Mapping[int, Summary], folder: Path) -> list[Path]:
 def _save(path: Path, plot: Callable[[Any], None]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     plot(figure)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
@@ -50,14 +50,18 @@ def _percent(values: Sequence[float]) -> list[float]:
 
 
 def _methods(figure: Any, by_tasks: Mapping[int, Summary]) -> None:
-    for axes, (count, summary) in zip(
-        figure.subplots(1, len(by_tasks), sharey=True, squeeze=False)[0],
-        sorted(by_tasks.items()),
-        strict=True,
-    ):
+    """The range over seeds, a dot for each, and a tick at the mean; the first row on top."""
+    panels = figure.subplots(1, len(by_tasks), sharey=True, squeeze=False)[0]
+    for axes, (count, summary) in zip(panels, sorted(by_tasks.items()), strict=True):
         found = summary["normalized"]
         rows = [(label, _percent(found[column])) for column, label in METHODS.rows if column in found]
-        _bars(axes, rows)
+        places = [-place for place in range(len(rows))]
+        axes.hlines(places, [min(own) for _, own in rows], [max(own) for _, own in rows], color=_GREY)
+        axes.plot([statistics.fmean(own) for _, own in rows], places, "|", color=_BLUE, markersize=10)
+        for place, (_, own) in zip(places, rows, strict=True):
+            axes.plot(own, [place] * len(own), ".", color=_BLUE, markersize=4)
+        axes.set_yticks(places, [label for label, _ in rows])
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set(title=f"{count} tasks", xlabel="normalised accuracy, %")
 
 
@@ -69,19 +73,13 @@ def _parts(figure: Any, summary: Summary) -> None:
         for column, label in ABLATIONS.rows
         if column in found and column != "esm"
     ]
-    _bars(axes, rows)
+    places = [-place for place in range(len(rows))]
+    axes.barh(places, [statistics.fmean(own) for _, own in rows], color=_BLUE, alpha=0.5)
+    for place, (_, own) in zip(places, rows, strict=True):
+        axes.plot(own, [place] * len(own), ".", color=_BLUE, markersize=4)
+    axes.set_yticks(places, [label for label, _ in rows])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(title="What changes without a part of ESM", xlabel="points of normalised accuracy")
-
-
-def _bars(axes: Any, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
-    """Bars of means, a dot for every seed; the first row on top."""
-    places = list(range(len(rows)))
-    axes.barh(places, [statistics.fmean(values) for _, values in rows], color=_BLUE, alpha=0.5)
-    for place, (_, values) in zip(places, rows, strict=True):
-        axes.plot(values, [place] * len(values), ".", color=_BLUE, markersize=4)
-    axes.set_yticks(places, [label for label, _ in rows])
-    axes.invert_yaxis()
 
 
 def _ranks(figure: Any, summary: Summary) -> None:

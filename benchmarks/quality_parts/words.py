@@ -40,7 +40,7 @@ One part is changed at a time. Every variant has its own α: without labels, or 
 PROXIES = """\
 Layer inputs and the label-free α are taken from these images. Those of another task are the next one's by
 name; faces and backgrounds are grey pieces of photographs from Labeled Faces in the Wild, the same for
-every task.
+every task. The columns of α by validation show what the inputs alone do.
 """
 
 EXPERTS = """\
