@@ -24,7 +24,7 @@ def report_command(
 ) -> None:
     """Write the report of a version: one HTML file that needs nothing else.
 
-    It is the published one, verified; of a version that an earlier esmerge published, one made of its manifest.
+    It is the published one, verified; where an earlier esmerge published none, one made of the manifest.
     """
     root, file = Location.parse(store), Location.parse(target)
     found = open_version(root, name, version)
@@ -52,7 +52,11 @@ def compare_command(
         return
     out.print(f"[bold]{name} {old.label} → {new.label}[/bold]")
     for delta in judged(deltas):
-        _print_delta(delta, old.label, new.label)
+        if delta.change is None:
+            notes = sorted({task.note for task in delta.tasks})
+            out.print(f"{method_name(delta.method)} is not compared: {', '.join(notes)}")
+        else:
+            _print_delta(delta, old.label, new.label)
     rows = [
         [method_name(d.method), *_means(d), points(d.change), d.word] for d in deltas if d.change is not None
     ]
