@@ -46,6 +46,9 @@ class View(NamedTuple):
     width: int
 
 
+A4_WIDTH = 718
+"""Pixels between margins of a centimetre."""
+
 VIEWS = [View("light", 1280), View("dark", 1280), View("light", 390), View("dark", 390)]
 
 
@@ -116,8 +119,9 @@ def test_a_large_page_fits_every_reader(browser: Browser, large: Path, view: Vie
 
 
 def test_it_prints_dark_on_white(browser: Browser, large: Path, tmp_path: Path) -> None:
-    with opened(browser, large, View("dark", 1280)) as page:
+    with opened(browser, large, View("dark", A4_WIDTH)) as page:
         page.emulate_media(media="print", color_scheme="dark")
+        assert sideways(page) == 0
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not page.get_by_role("navigation").is_visible()
         page.pdf(path=tmp_path / "report.pdf", format="A4")
