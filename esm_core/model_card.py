@@ -157,7 +157,7 @@ def _results(manifest: Mapping[str, Any]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type="custom",
+            dataset_type=task,  # results of one type are taken for one data set
             dataset_name=task,
             dataset_split="test",
             metric_type="accuracy",

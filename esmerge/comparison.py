@@ -18,7 +18,11 @@ def print_comparison(old: Version, new: Version, as_json: bool) -> None:
         return
     out.print(f"[bold]{new.manifest['name']} {old.label} → {new.label}[/bold]")
     for delta in judged(deltas):
-        _print_delta(delta, old.label, new.label)
+        if delta.change is None:
+            notes = sorted({task.note for task in delta.tasks})
+            out.print(f"{method_name(delta.method)} is not compared: {', '.join(notes)}")
+        else:
+            _print_delta(delta, old.label, new.label)
     rows = [
         [method_name(d.method), *_means(d), points(d.change), d.word] for d in deltas if d.change is not None
     ]

@@ -23,7 +23,7 @@ from esm_core.plan_page import preview_page
 from esm_core.preview import preview
 from esm_core.publish import publish
 from esm_core.recipe import Recipe
-from esm_core.report.spectra import measure_spectra
+from esm_core.report.spectra import measure_spectra, spectra_file
 from esm_core.routing.assemble import assemble
 from esm_core.routing.stage_fit import fit_router
 from esm_core.run_record import Part, StageRecord
@@ -94,10 +94,12 @@ def merge_layer(plan_url: str, weight: str) -> Part:
 
 
 @task(name="spectra", task_run_name="spectra-{name}", **OPTIONS)
-def measure_updates(plan_url: str, name: str) -> None:
+def measure_updates(plan_url: str, name: str) -> Part:
     """For the report: how the energy of a fine-tune's update is spread, in a few layers."""
     set_threads()
-    measure_spectra(load_plan(plan_url), name)
+    plan = load_plan(plan_url)
+    reused = spectra_file(plan, name).is_file()
+    return Part(measure_spectra(plan, name).size(), reused)
 
 
 @task(name="line", **OPTIONS)

@@ -29,7 +29,8 @@ class EssentialMerge:
     overlaps : Tensor
         ``[T, T]`` float64: ``‖E_iᵀ E_j‖_F² / min(r_i, r_j)`` of the kept bases; 1 means the same subspace.
     norms : Tensor
-        ``[T]`` float64: ``‖dW‖_F`` of each task's update, untruncated.
+        ``[T]`` float64: ``‖Eᵀ dW‖_F`` per task, over all its essential directions: ``‖dW‖_F`` where the
+        proxies reach every direction.
     """
 
     update: Tensor

@@ -45,7 +45,7 @@ class LayerAnalysis(BaseModel):
     ranks : list of int, optional
         Directions kept per task; of essential weights, like the rest.
     task_norms : list of float, optional
-        ``‖dW‖_F`` per task. None for merges of earlier releases.
+        ``‖Eᵀ dW‖_F`` per task, over all its essential directions. None for merges of earlier releases.
     overlaps : list of list of float, optional
         ``[T, T]``: 1 where the kept subspaces of two tasks are the same, 0 where they are orthogonal.
     curve_ranks : list of int

@@ -292,7 +292,13 @@ def _task_norms(analysis: Analysis) -> list[Table]:
         [task, *(f"{fmean(norm[index] for norm in own):.4g}" for own in kinds.values())]
         for index, task in enumerate(analysis.tasks)
     ]
-    return [Table("Norm of each task's own update, mean over layers", ["task", *kinds], rows)]
+    return [
+        Table(
+            "Norm of each task's own update in its essential directions, mean over layers",
+            ["task", *kinds],
+            rows,
+        )
+    ]
 
 
 def _place(weight: str) -> str:

@@ -18,8 +18,7 @@ def report_command(
 ) -> None:
     """Write the report of a version: one HTML file that needs nothing else.
 
-    It is the published one, verified; of a version that an earlier esmerge published, one made of its
-    manifest.
+    It is the published one, verified; where an earlier esmerge published none, one made of the manifest.
     """
     from esm_core.artifacts import open_version
     from esm_core.report.page import report_of

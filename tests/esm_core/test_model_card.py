@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from esm_core.model_card import accuracy_rows, confusions, model_card, normalised, routing_rows
 
@@ -41,10 +42,10 @@ def test_a_task_whose_expert_never_hits_counts_as_zero() -> None:
 def test_the_card_says_what_was_merged_and_how_to_use_it() -> None:
     card = model_card(manifest(ACCURACY), "pets")
     _, front, body = card.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "library_name": "open_clip",
-        "tags": ["model-merging", "clip", "esmerge"],
-    }
+    content = yaml.safe_load(front)
+    assert content["library_name"] == "open_clip"
+    assert content["tags"] == ["model-merging", "clip", "esmerge"]
+    assert "base_model" not in content
     assert "# pets" in body
     assert "2 fine-tunes (cats, dogs)" in body
     assert "alpha 2.0" in body
@@ -55,6 +56,39 @@ def test_the_card_says_what_was_merged_and_how_to_use_it() -> None:
     assert lines[1] == "| --- | --- | --- | --- | --- |"
     assert lines[-1] == "| normalised | 37.5 | 100.0 | 62.5 | 70.0 |"
     assert {line.count("|") for line in lines} == {6}
+
+
+def test_hubs_read_the_accuracies_of_what_is_published() -> None:
+    data = ModelCard(model_card(manifest(ACCURACY), "pets")).data
+    assert isinstance(data, ModelCardData)
+    assert data.model_name == "pets"
+    assert data.metrics == ["accuracy"]
+    results = data.eval_results or []
+    found = {(r.dataset_name, r.metric_name, r.metric_value) for r in results}
+    assert found == {("cats", "Accuracy (ESM)", 0.9), ("dogs", "Accuracy (ESM)", 0.4)}
+    assert {r.task_type for r in results} == {"image-classification"}
+
+
+def test_a_base_from_a_hub_cache_is_named() -> None:
+    url = (
+        "file:///home/me/.cache/huggingface/hub/models--laion--CLIP-ViT-B-32/snapshots/ab12/model.safetensors"
+    )
+    base = {"checkpoint": {"url": url, "sha256": "0" * 64}}
+    content = manifest(ACCURACY)
+    card = model_card({**content, "inputs": {**content["inputs"], "base": base}}, "pets")
+    assert ModelCard(card).data.to_dict()["base_model"] == "laion/CLIP-ViT-B-32"
+    assert f"| base | `{url}` | `{'0' * 64}` |" in card
+
+
+def test_the_card_of_a_manifest_is_always_the_same() -> None:
+    assert model_card(manifest(ACCURACY), "pets") == model_card(manifest(ACCURACY), "pets")
+
+
+def test_a_cell_cannot_break_a_table() -> None:
+    content = manifest({})
+    odd = {"checkpoint": {"url": "file:///a|b\nc", "sha256": "1"}}
+    card = model_card({**content, "inputs": {**content["inputs"], "base": odd}}, "pets")
+    assert "| base | `file:///a\\|b c` | `1` |" in card
 
 
 def test_without_accuracies_there_is_no_table() -> None:

@@ -46,6 +46,7 @@ def test_a_run_shows_its_plan_its_progress_and_its_result(
     table = json.loads(str(found["pets-accuracy"]["data"]))
     assert {row["task"] for row in table} == {"cats", "dogs", "maps", "mean", "normalised"}
     assert f"{world.store}/artifacts/pets/v000001" in str(found["pets-version"]["data"])
+    assert f"{world.store}/artifacts/pets/v000001/report.html" in str(found["pets-report"]["data"])
 
 
 def test_a_dry_run_changes_nothing_and_says_what_it_would_do(world: World) -> None:
