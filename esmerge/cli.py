@@ -10,10 +10,11 @@ from deployments.local import configure_environment
 configure_environment()
 
 from esmerge.command import Panel, epilog, paragraphs  # noqa: E402
-from esmerge.commands import channels, doctor, files, gc, merging, registry, versions  # noqa: E402
+from esmerge.commands import channels, doctor, files, gc, init, merging, registry, versions  # noqa: E402
 from esmerge.failures import EXIT_CODES, guarded  # noqa: E402
 
 COMMANDS = (
+    *init.COMMANDS,
     *merging.COMMANDS,
     *versions.COMMANDS,
     *channels.COMMANDS,
