@@ -66,7 +66,8 @@ def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
 def merge_command(
     recipe: RecipeArgument,
     workers: Annotated[
-        int, typer.Option(min=1, help="Tasks at a time, one thread each.", envvar="ESMERGE_WORKERS")
+        int,
+        typer.Option(min=1, help="Tasks at a time.", envvar="ESMERGE_WORKERS", show_default="one per core"),
     ] = os.cpu_count() or 1,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress on standard error, only errors.")
