@@ -10,10 +10,21 @@ from deployments.local import configure_environment
 configure_environment()
 
 from esmerge.command import Panel, epilog, paragraphs  # noqa: E402
-from esmerge.commands import channels, doctor, files, gc, merging, registry, report, versions  # noqa: E402
+from esmerge.commands import (  # noqa: E402
+    channels,
+    doctor,
+    files,
+    gc,
+    init,
+    merging,
+    registry,
+    report,
+    versions,
+)
 from esmerge.failures import EXIT_CODES, guarded  # noqa: E402
 
 COMMANDS = (
+    *init.COMMANDS,
     *merging.COMMANDS,
     *versions.COMMANDS,
     *report.COMMANDS,
@@ -62,7 +73,7 @@ for command in sorted(COMMANDS, key=lambda command: list(Panel).index(command.pa
 
 def main() -> None:
     """Run the command; one clear message and the right exit code instead of a traceback."""
-    sys.exit(guarded(lambda: app(standalone_mode=False), sys.argv[1:]))
+    sys.exit(guarded(lambda: app(prog_name="esmerge", standalone_mode=False), sys.argv[1:]))
 
 
 if __name__ == "__main__":
