@@ -36,7 +36,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """The page with its links as the site needs them, and the diagram as a part of the page."""
     shown = {source_of(file) for file in files}
     text = with_site_links(markdown, source_of(page.file), shown)
-    return _DIAGRAM.sub(lambda found: (ROOT / DOCS / found["file"]).read_text(), text)
+    return _DIAGRAM.sub(_drawn, text)
+
+
+def _drawn(found: re.Match[str]) -> str:
+    """The drawing as a part of the page, so that it follows the page's theme; a div is left as it is."""
+    return f"<div class='scroll'>\n{(ROOT / DOCS / found['file']).read_text()}</div>"
 
 
 def source_of(file: Any) -> str:
