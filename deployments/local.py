@@ -13,8 +13,9 @@ def configure_environment() -> None:
     profile or server is configured; its console is quiet, since the command reports progress itself.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    threads = os.environ.get("ESMERGE_THREADS", "1")
     defaults = {
-        "OMP_NUM_THREADS": os.environ.get("ESMERGE_THREADS", "1"),
+        "OMP_NUM_THREADS": threads if threads.isdigit() else "1",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -44,7 +45,10 @@ def run_merge(recipe: str, workers: int) -> str:
         What the flow raised, or that Prefect could not run it.
     """
     configure_environment()
+    from esm_core.environment import threads_per_task
     from esm_core.errors import EsmergeError
+
+    threads_per_task()  # else every task would say what is wrong with it
     from flows.merge import merge
     from flows.runner import task_runner
 

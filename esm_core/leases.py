@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from esm_core.errors import EsmergeError
 from esm_core.gc.flag import wait_for_collection
-from esm_core.plan import Plan
-from esm_core.reachable import reachable
 from esm_core.stages import FORMAT, canonical_json, read_versioned
 from esm_core.storage import Location
+
+if TYPE_CHECKING:  # whoever only reads leases, as channels and gc do, waits for no torch
+    from esm_core.plan import Plan
 
 FRESH = timedelta(hours=48)
 """How long a lease holds after it was last refreshed."""
@@ -45,12 +47,12 @@ class Lease:
     def is_fresh(self, now: datetime) -> bool:
         return now - self.refreshed < FRESH
 
-    def refresh(self, plan: Plan | None = None) -> "Lease":
+    def refresh(self, plan: "Plan | None" = None) -> "Lease":
         """Start the 48 hours anew; with ``plan``, add what is reachable from it by now.
 
         Returns the lease as it is now, once no garbage collection is running.
         """
-        prefixes = set(self.prefixes) | set(reachable(plan) if plan is not None else ())
+        prefixes = set(self.prefixes) | set(_reachable(plan) if plan is not None else ())
         lease = replace(self, refreshed=datetime.now(UTC), prefixes=tuple(sorted(prefixes)))
         return _written(lease)
 
@@ -59,7 +61,7 @@ class Lease:
         self.location.delete()
 
 
-def take_lease(plan: Plan) -> Lease:
+def take_lease(plan: "Plan") -> Lease:
     """Say what a merge needs, then wait for a garbage collection that is running. Call before the first
     question about what is complete.
 
@@ -68,7 +70,7 @@ def take_lease(plan: Plan) -> Lease:
     EsmergeError
         A converted checkpoint that the plan reads was collected after it was inspected.
     """
-    lease = hold(plan.store, plan.recipe.name, reachable(plan))
+    lease = hold(plan.store, plan.recipe.name, _reachable(plan))
     gone = [p for p in lease.prefixes if p.startswith("imports/") and not (plan.store / p).is_file()]
     if gone:
         lease.release()
@@ -113,3 +115,9 @@ def _written(lease: Lease) -> Lease:
     # In this order: a collection that begins from here on reads the lease, an earlier one is waited for.
     wait_for_collection(lease.location.parent.parent)
     return lease
+
+
+def _reachable(plan: "Plan") -> list[str]:
+    from esm_core.reachable import reachable
+
+    return reachable(plan)

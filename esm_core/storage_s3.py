@@ -18,6 +18,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import s3fs
@@ -33,6 +34,18 @@ CONNECT_TIMEOUT = 5  # seconds
 READ_TIMEOUT = 20  # seconds without a byte
 PART_BYTES = 32 * 1024**2  # of an upload in parts, and of ranges read at the same time
 READ_AHEAD = 8 * 1024**2
+
+_patient: ContextVar[bool] = ContextVar("patient", default=True)
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Within, requests are sent once and waited for a few seconds: somebody wants to know now."""
+    token = _patient.set(False)
+    try:
+        yield
+    finally:
+        _patient.reset(token)
 
 
 class SteadyS3(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
@@ -118,17 +131,32 @@ def filesystem(asynchronous: bool = False) -> SteadyS3:
     for name in ("botocore", "aiobotocore"):
         logging.getLogger(name).setLevel(max(logging.getLogger(name).level, logging.INFO))
     retries: dict[str, Any] = {}
+    patient = _patient.get()
     # botocore ranks what code says above the environment, so code says nothing where the environment does.
-    if "AWS_MAX_ATTEMPTS" not in os.environ:
+    if not patient:
+        retries["total_max_attempts"] = 1
+    elif "AWS_MAX_ATTEMPTS" not in os.environ:
         retries["total_max_attempts"] = ATTEMPTS
     if "AWS_RETRY_MODE" not in os.environ:
         retries["mode"] = "standard"
-    config = {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT, "retries": retries}
+    waiting = READ_TIMEOUT if patient else CONNECT_TIMEOUT
+    config = {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": waiting, "retries": retries}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     # The endpoint is given so that instances, which s3fs keeps by their arguments, differ by it.
     return SteadyS3(
         use_listings_cache=False, asynchronous=asynchronous, endpoint_url=endpoint, config_kwargs=config
     )
+
+
+def bucket_is_missing(fs: SteadyS3, path: str) -> bool:
+    """Whether the server says that there is no such bucket; ``False`` where it only says nothing of it."""
+    try:
+        fs.call_s3("head_bucket", Bucket=fs.split_path(path)[0])
+    except FileNotFoundError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def put_if_absent(fs: SteadyS3, path: str, data: bytes) -> bool:

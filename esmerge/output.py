@@ -1,11 +1,7 @@
-"""What commands print: tables and text on standard output, progress on standard error."""
+"""What commands print on standard output: tables and text, or one JSON document."""
 
-import contextlib
 import json
-import logging
 import sys
-import time
-from collections.abc import Iterator
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -42,24 +38,3 @@ def print_table(title: str, caption: str, header: list[str], rows: list[list[str
     Console(highlight=False, width=1000).print(table)
     if caption:
         out.print(caption)
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[None]:
-    """Print what tasks report meanwhile, with the seconds since the start, on standard error."""
-    started = time.monotonic()
-
-    class Progress(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            sys.stderr.write(f"{time.monotonic() - started:7.1f} s  {record.getMessage()}\n")
-            sys.stderr.flush()
-
-    handler, loggers = Progress(), [logging.getLogger(name) for name in ("esmerge", "esm_core")]
-    for logger in loggers:
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)

@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from esm_core.devices import check_devices
+from esm_core.environment import parallel_tasks
 from esm_core.errors import InputError
 from esm_core.recipe import Recipe
 
@@ -30,13 +31,13 @@ def task_runner(workers: int | None = None) -> TaskRunner[Any]:
     Raises
     ------
     InputError
-        An unknown runner, ``dask`` without an address, or without ``prefect-dask``.
+        An unknown runner, ``dask`` without an address, or without ``prefect-dask``; ``ESMERGE_WORKERS``
+        is no number.
     """
     address = os.environ.get("ESMERGE_DASK_ADDRESS", "")
     kind = os.environ.get("ESMERGE_RUNNER") or ("dask" if address else "threads")
     if kind == "threads":
-        count = workers or int(os.environ.get("ESMERGE_WORKERS", 0)) or os.cpu_count() or 1
-        return ThreadPoolTaskRunner(max_workers=count)
+        return ThreadPoolTaskRunner(max_workers=workers or parallel_tasks())
     if kind != "dask":
         raise InputError(f"ESMERGE_RUNNER is {kind!r}; it must be threads or dask.")
     if not address:

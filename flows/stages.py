@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from flows.show import LONG, Progress
 from tasks.options import log_name
 
 log = logging.getLogger(log_name)
+steps = logging.getLogger(f"{log_name}.steps")
+"""At DEBUG, every finished part: ``record.step`` is the stage, how many of it are done, and of how many."""
 
 
 class Stages:
@@ -28,6 +31,7 @@ class Stages:
         self._name = name
         self._records: dict[str, StageRecord] = {}
         self._bars: dict[str, Progress] = {}
+        self._done: Counter[str] = Counter()
 
     @property
     def records(self) -> list[StageRecord]:
@@ -53,13 +57,16 @@ class Stages:
             Names every part that failed and why; exit code 2 where all of them failed on bad input.
         """
         started = time.monotonic()
-        bar = self._bars.get(stage) or Progress(self._name, stage, in_all or len(futures))
+        parts = in_all or len(futures)
+        bar = self._bars.get(stage) or Progress(self._name, stage, parts)
         self._bars[stage] = bar
+        self._tell(stage, parts, 0)
         for future in futures.values():
             future.wait(timeout=LONG)
             bar.show()
             future.wait()
             bar.advance()
+            self._tell(stage, parts, 1)
         results = {name: _result(future) for name, future in futures.items()}
         failed = {name: result for name, result in results.items() if isinstance(result, BaseException)}
         if failed:
@@ -71,6 +78,11 @@ class Stages:
             reused = f", {record.reused} of them reused" if record.reused else ""
             log.info("%s: %d done%s (%.1f s)", stage, record.parts, reused, record.seconds)
         return list(results.values())
+
+    def _tell(self, stage: str, parts: int, more: int) -> None:
+        self._done[stage] += more
+        step = (stage, self._done[stage], parts)
+        steps.debug("%s: %d of %d", *step, extra={"step": step})
 
 
 def _result(future: PrefectFuture[Any]) -> Any:

@@ -4,13 +4,13 @@ Markers in the store decide what is done, so Prefect caches and persists nothing
 that may pass are retried.
 """
 
-import os
 from typing import Any
 
 import torch
 from prefect.cache_policies import NO_CACHE
 from threadpoolctl import threadpool_limits
 
+from esm_core.environment import threads_per_task
 from esm_core.errors import TransientStorageError
 
 log_name = "esmerge"
@@ -35,7 +35,12 @@ def set_threads() -> None:
     """Give this task its share of the cores: ``ESMERGE_THREADS`` threads, 1 where not set.
 
     Parallel tasks, not threads inside one, use the cores; one thread also keeps bits the same.
+
+    Raises
+    ------
+    InputError
+        ``ESMERGE_THREADS`` is no number.
     """
-    threads = int(os.environ.get("ESMERGE_THREADS", "1"))
+    threads = threads_per_task()
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")  # SciPy's, beside torch's own

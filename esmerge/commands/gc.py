@@ -1,19 +1,20 @@
 """gc: what of a store nothing needs, and its deletion."""
 
+import sys
 from collections import defaultdict
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esm_core.errors import EsmergeError, InputError
-from esm_core.gc.collect import collect
-from esm_core.gc.delete import delete
-from esm_core.gc.report import Kept, Policy, Report, parse_age
-from esm_core.storage import Location
+from esm_core.errors import InputError
 from esmerge.arguments import JsonOption, StoreOption
+from esmerge.command import Command, Panel
 from esmerge.output import out, print_json, print_table
+
+if TYPE_CHECKING:
+    from esm_core.gc.report import Kept, Report
 
 
 def gc_command(
@@ -28,6 +29,11 @@ def gc_command(
     Kept are the newest versions, what channels point to and would roll back to, what those were made from,
     and what a running merge needs. Merges wait while gc deletes. Exit code 1 where another gc is running.
     """
+    from esm_core.gc.collect import collect
+    from esm_core.gc.delete import delete
+    from esm_core.gc.report import Policy, parse_age
+    from esm_core.storage import Location
+
     root, policy = Location.parse(store), Policy(keep, parse_age(min_age))
     if not root.is_dir():
         raise InputError(f"store: {root}: no such folder, so there is nothing to collect.")
@@ -37,10 +43,12 @@ def gc_command(
     else:
         _print(report, really)
     if report.failed:
-        raise EsmergeError("could not delete everything; run it again:\n  " + "\n  ".join(report.failed))
+        said = "\n  ".join(report.failed)
+        sys.stderr.write(f"esmerge: could not delete everything; run it again:\n  {said}\n")
+        raise typer.Exit(1)
 
 
-def _print(report: Report, deleted: bool) -> None:
+def _print(report: "Report", deleted: bool) -> None:
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
     print_table("Kept", "", ["what", "MB", "because"], _kept_rows(report.kept))
@@ -55,7 +63,7 @@ def _print(report: Report, deleted: bool) -> None:
         out.print("nothing to delete")
 
 
-def _kept_rows(kept: list[Kept]) -> list[list[str]]:
+def _kept_rows(kept: "list[Kept]") -> list[list[str]]:
     """Versions one by one; of the rest, how many of each kind and why."""
     rows, groups = [], defaultdict[tuple[str, str], list[int]](list)
     for item in kept:
@@ -68,3 +76,20 @@ def _kept_rows(kept: list[Kept]) -> list[list[str]]:
 
 def _mb(size: int) -> str:
     return f"{size / 1e6:.1f}"
+
+
+_ITEM = '"path": "shifts/5f0c...", "bytes": 85000000, "reason": "no kept version was made from it"'
+
+COMMANDS = (
+    Command(
+        "gc",
+        gc_command,
+        Panel.OPERATIONS,
+        (
+            "$ esmerge gc --store store  # what would go, and why; changes nothing",
+            "$ esmerge gc --store store --keep 3 --min-age 12h --delete",
+        ),
+        f'{{"deleted": false, "bytes": 85000000, "kept": [], "garbage": [{{{_ITEM}}}], '
+        '"retired": {"pets": 7}, "notes": [], "failed": []}',
+    ),
+)

@@ -7,21 +7,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from deployments.local import run_merge
-from esm_core.artifacts import open_version, version_numbers
-from esm_core.preview import preview, recall_plan
-from esm_core.publish import up_to_date
-from esm_core.recipe_file import recipe_schema
-from esm_core.registry import load_resolved
-from esm_core.storage import Location
-from esm_core.store import prepare_store
-from esm_core.survey import survey
 from esmerge.arguments import JsonOption, RecipeArgument
-from esmerge.output import out, print_accuracy, print_json, progress
+from esmerge.command import Command, Panel
+from esmerge.output import out, print_accuracy, print_json
+from esmerge.progress import progress
 
 
 def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
     """Say what a merge would do: inputs, sizes, what is cached, and every problem. Changes nothing."""
+    from esm_core.preview import preview
+    from esm_core.registry import load_resolved
+    from esm_core.survey import survey
+
     content = preview(survey(load_resolved(recipe)))
     if as_json:
         print_json(content)
@@ -65,9 +62,25 @@ def merge_command(
     workers: Annotated[
         int, typer.Option(min=1, help="Tasks at a time, one thread each.", envvar="ESMERGE_WORKERS")
     ] = os.cpu_count() or 1,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress on standard error, only errors.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge the recipe's fine-tunes and publish a new version, unless nothing has changed."""
+    """Merge the recipe's fine-tunes and publish a new version, unless nothing has changed.
+
+    Progress is on standard error: bars on a terminal, else a line per part. After Ctrl-C, or whatever stopped
+    it, the same command goes on from what is finished.
+    """
+    from deployments.local import run_merge
+    from esm_core.artifacts import open_version, version_numbers
+    from esm_core.preview import recall_plan
+    from esm_core.publish import up_to_date
+    from esm_core.registry import load_resolved
+    from esm_core.storage import Location
+    from esm_core.store import prepare_store
+    from esm_core.survey import survey
+
     loaded = load_resolved(recipe)
     store = Location.parse(loaded.store)
     known = recall_plan(survey(loaded))
@@ -76,7 +89,7 @@ def merge_command(
     before = version_numbers(store, loaded.name)
     version = current
     if version is None:
-        with progress():
+        with progress(quiet):
             label = Location(run_merge(recipe, workers)).name
         version = open_version(store, loaded.name, label)
     fresh = version.number not in before
@@ -90,6 +103,49 @@ def merge_command(
         out.print(f"up to date: {loaded.name} {version.label} was made from the same inputs and settings")
 
 
-def schema_command() -> None:
-    """Print the recipe's JSON Schema, for editors."""
+def schema_command(as_json: JsonOption = True) -> None:
+    """Print the recipe's JSON Schema, for editors. It is JSON with and without --json."""
+    from esm_core.recipe_file import recipe_schema
+
     sys.stdout.write(recipe_schema())
+
+
+_TASK = (
+    '"checkpoint": "file:///home/ann/cars.safetensors", "layout": "open_clip (visual.*)", '
+    '"bytes": 351000000, "proxy_images": 32, "activation_source": "the recipe", '
+    '"ignored_tensors": 0, "collected": true'
+)
+
+COMMANDS = (
+    Command(
+        "plan",
+        plan_command,
+        Panel.MERGE,
+        (
+            "$ esmerge plan recipe.yaml",
+            "$ esmerge plan s3://models/recipe.yaml --json",
+        ),
+        '{"name": "pets", "store": "file:///home/ann/store", "architecture": "ViT-B-32", '
+        '"activation": "gelu", "text_tower": "from the base", "alpha": "label_free", "alpha_value": null, '
+        f'"tasks": {{"cars": {{{_TASK}}}}}, "weights": {{"essential": 36, "tsv_m": 14, "mean": 102}}, '
+        '"layers_merged": 0, "static_done": false, "up_to_date": null, '
+        '"estimates": {"core_seconds": 300.0, "peak_memory_bytes_per_worker": 1e9}}',
+    ),
+    Command(
+        "merge",
+        merge_command,
+        Panel.MERGE,
+        (
+            "$ esmerge merge recipe.yaml",
+            "$ esmerge merge recipe.yaml --workers 4 --quiet --json  # in a script",
+        ),
+        '{"published": true, "version": "v000012", "url": "file:///home/ann/store/artifacts/pets/v000012"}',
+    ),
+    Command(
+        "schema",
+        schema_command,
+        Panel.MERGE,
+        ("$ esmerge schema > recipe.schema.json",),
+        '{"title": "Recipe", "type": "object", "properties": {}, "required": ["name", "store", "base"]}',
+    ),
+)

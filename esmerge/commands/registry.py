@@ -1,18 +1,17 @@
 """land, registry: fine-tunes into the registry, and what is in it."""
 
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from deployments.notify import announce
-from esm_core.claims import version_label
 from esm_core.errors import InputError
-from esm_core.recipe import Activation, ZeroShotSpec
-from esm_core.recipe_file import parse_yaml, read_text, validated
-from esm_core.registry import Landing, land, read_finetune, tasks, versions
 from esm_core.storage import Location
 from esmerge.arguments import JsonOption
+from esmerge.command import Command, Panel
 from esmerge.output import out, print_json
+
+if TYPE_CHECKING:
+    from esm_core.recipe import ZeroShotSpec
 
 RegistryArgument = Annotated[str, typer.Argument(help="Registry: a path, file:// or s3:// URL.")]
 _IMAGES = "image folder, webdataset tar(s) or Parquet"
@@ -59,6 +58,10 @@ def land_command(
     Nothing is uploaded unless all of it can be used. The same content as the newest version is not
     landed again.
     """
+    from deployments.notify import announce
+    from esm_core.recipe import Activation
+    from esm_core.registry import Landing, land
+
     if activation is not None and activation not in get_args(Activation):
         raise InputError(f"--activation: {activation!r} is neither gelu nor quick_gelu.")
     landing = Landing(
@@ -89,6 +92,8 @@ def land_command(
 
 def registry_command(registry: RegistryArgument, as_json: JsonOption = False) -> None:
     """List the tasks of a registry and their versions."""
+    from esm_core.registry import tasks, versions
+
     root = Location.parse(registry)
     found = {task: [_row(root, task, number) for number in versions(root, task)] for task in tasks(root)}
     if as_json:
@@ -103,6 +108,9 @@ def registry_command(registry: RegistryArgument, as_json: JsonOption = False) ->
 
 
 def _row(root: Location, task: str, number: int) -> dict[str, Any]:
+    from esm_core.claims import version_label
+    from esm_core.registry import read_finetune
+
     finetune = read_finetune(root, task, number)
     return {
         "version": version_label(number),
@@ -121,7 +129,10 @@ def _architecture(text: str | None) -> str | None:
     return Location.parse(text).url if text is not None and text.endswith(".json") else text
 
 
-def _zero_shot(classes: str | None, zero_shot: str | None) -> ZeroShotSpec | None:
+def _zero_shot(classes: str | None, zero_shot: str | None) -> "ZeroShotSpec | None":
+    from esm_core.recipe import ZeroShotSpec
+    from esm_core.recipe_file import parse_yaml, read_text, validated
+
     if classes is not None and zero_shot is not None:
         raise InputError("give --classes or --zero-shot, not both.")
     if classes is not None:
@@ -132,3 +143,26 @@ def _zero_shot(classes: str | None, zero_shot: str | None) -> ZeroShotSpec | Non
         file = Location.parse(zero_shot)
         return validated(ZeroShotSpec, parse_yaml(read_text(file, "--zero-shot"), file), file)
     return None
+
+
+COMMANDS = (
+    Command(
+        "land",
+        land_command,
+        Panel.REGISTRY,
+        (
+            "$ esmerge land s3://models/registry cars --checkpoint cars.safetensors --proxy images/cars",
+            "$ esmerge land registry cars --checkpoint cars.pt --proxy cars.tar --test cars-test"
+            " --classes names.txt --base base.safetensors",
+        ),
+        '{"task": "cars", "version": "v000003", "url": "s3://models/registry/cars/v000003", "landed": true}',
+    ),
+    Command(
+        "registry",
+        registry_command,
+        Panel.REGISTRY,
+        ("$ esmerge registry s3://models/registry",),
+        '{"cars": [{"version": "v000003", "created": "...", "sha256": "9a1b...", "bytes": 351000000, '
+        '"note": "lr 1e-5"}]}',
+    ),
+)

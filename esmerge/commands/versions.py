@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from esm_core.artifacts import open_version, published_versions, verify_version
-from esm_core.model_card import confusions
-from esm_core.storage import Location
 from esmerge.arguments import JsonOption, NameArgument, StoreOption, VersionArgument
+from esmerge.command import Command, Panel
 from esmerge.output import out, print_accuracy, print_json
 
 
 def versions_command(name: NameArgument, store: StoreOption, as_json: JsonOption = False) -> None:
     """List the published versions of an artifact."""
+    from esm_core.artifacts import published_versions
+    from esm_core.storage import Location
+
     root = Location.parse(store)
     found = [version.manifest for version in published_versions(root, name)]
     rows = [{"version": m["version"], "created": m["created"], "identity": m["identity"]} for m in found]
@@ -27,6 +28,9 @@ def show_command(
     name: NameArgument, store: StoreOption, version: VersionArgument = "latest", as_json: JsonOption = False
 ) -> None:
     """Show a version: inputs, accuracy, files. With --json the whole manifest."""
+    from esm_core.artifacts import open_version
+    from esm_core.storage import Location
+
     found = open_version(Location.parse(store), name, version)
     if as_json:
         print_json(found.manifest)
@@ -47,6 +51,9 @@ def verify_command(
     name: NameArgument, store: StoreOption, version: VersionArgument = "latest", as_json: JsonOption = False
 ) -> None:
     """Read every file of a version and compare it with the manifest."""
+    from esm_core.artifacts import open_version, verify_version
+    from esm_core.storage import Location
+
     found = open_version(Location.parse(store), name, version)
     verify_version(found)
     if as_json:
@@ -65,6 +72,8 @@ def _how(manifest: Any) -> str:
 
 
 def _print_experts(manifest: Any) -> None:
+    from esm_core.model_card import confusions
+
     facts = manifest["experts"]
     settings, held_out = facts["settings"], facts["held_out"].get(facts["router"])
     static = manifest["files"]["model/open_clip_model.safetensors"]["bytes"]
@@ -74,3 +83,39 @@ def _print_experts(manifest: Any) -> None:
     out.print(f"router: {facts['router']}, decides once per {facts['scope']}{known}")
     if held_out and (wrong := confusions(held_out["confusion"])):
         out.print(f"  most often wrong: {', '.join(wrong)}")
+
+
+COMMANDS = (
+    Command(
+        "versions",
+        versions_command,
+        Panel.VERSIONS,
+        (
+            "$ esmerge versions pets --store s3://models/esmerge",
+            "$ esmerge versions pets --store store --json",
+        ),
+        '[{"version": 12, "created": "2026-01-31T10:00:00+00:00", "identity": "5f0c..."}]',
+    ),
+    Command(
+        "show",
+        show_command,
+        Panel.VERSIONS,
+        (
+            "$ esmerge show pets --store store  # the newest",
+            "$ esmerge show pets stable --store store  # what a channel points to",
+            "$ esmerge show pets 12 --store store --json  # the whole manifest",
+        ),
+        '{"name": "pets", "version": 12, "created": "...", "alpha": 1.3, "inputs": {}, '
+        '"metrics": {}, "files": {}}',
+    ),
+    Command(
+        "verify",
+        verify_command,
+        Panel.VERSIONS,
+        (
+            "$ esmerge verify pets --store store",
+            "$ esmerge verify pets stable --store store --json",
+        ),
+        '{"version": "v000012", "files": 4, "intact": true}',
+    ),
+)
