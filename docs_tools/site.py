@@ -53,7 +53,8 @@ def source_of(file: Any) -> str:
 def with_site_links(markdown: str, source: str, shown: set[str]) -> str:
     """``markdown`` of the file ``source`` with its links to files in ``shown`` rewritten for the site.
 
-    Code blocks stay as they are. A link to anything else is left, and the strict build refuses it.
+    Code blocks stay as they are. Of a link to another file of the repository its text is left: the site does
+    not hold it. A link to what is not there stays, and the strict build refuses it.
     """
 
     def rewritten(found: re.Match[str]) -> str:
@@ -62,7 +63,8 @@ def with_site_links(markdown: str, source: str, shown: set[str]) -> str:
             return found[0]
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if target not in shown:
-            return found[0]
+            is_source = (ROOT / target).is_file() and not target.startswith(f"{DOCS}/")
+            return found["head"][1:-2] if is_source else found[0]
         relative = posixpath.relpath(_on_site(target), posixpath.dirname(_on_site(source)) or ".")
         return f"{found['head']}{relative}{mark}{anchor}{found['tail']}"
 

@@ -88,7 +88,7 @@ def basis_folder(plan: Plan, rule: Rule, name: str) -> Location:
     rank = plan.recipe.method.rank
     identity = {
         **plan.expert_identity(name),
-        "base": plan.base.sha256,
+        "base": plan.base.identity,
         "rule": rule,
         "inputs": plan.shift_folder(name).name if rule == "essential" else None,
         "rank": rank,

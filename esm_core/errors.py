@@ -44,6 +44,10 @@ class NewerFormatError(IntegrityError):
     """A file of the store that a newer esmerge wrote: nothing is damaged, and nothing is replaced."""
 
 
+class ExtensionError(InputError):
+    """A file that adds a merge method, a naming scheme or an image source cannot be used as it is."""
+
+
 class TransientStorageError(EsmergeError):
     """Storage failed in a way that may pass (time-out, reset, 5xx). The only error tasks retry."""
 

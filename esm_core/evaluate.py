@@ -11,7 +11,7 @@ from esm_core.architecture import build_tower
 from esm_core.experts.places import routed_folder
 from esm_core.labelled import count_correct
 from esm_core.layer_merges import open_towers
-from esm_core.methods import BASELINES
+from esm_core.methods import baseline
 from esm_core.plan import Plan
 from esm_core.recipe import CompareSpec
 from esm_core.routing import RoutedTower, oracle, record
@@ -148,7 +148,7 @@ def _compared(plan: Plan, method: str) -> CompareSpec:
 def _identity(plan: Plan, job: EvaluationJob) -> dict[str, Any]:
     match job.method:
         case "base":
-            return {"checkpoint": plan.base.sha256}
+            return {"checkpoint": plan.base.identity}
         case "experts":
             return plan.expert_identity(job.tasks[0])
         case "esm":
@@ -177,10 +177,10 @@ def _tensors_of_checkpoints(plan: Plan, job: EvaluationJob) -> Mapping[str, Tens
             tuned = open_tower(Location.parse(plan.task(job.tasks[0]).facts.checkpoint.weights))
             return read_tower(tuned, base)
     spec = _compared(plan, job.method)
-    baseline = BASELINES[spec.method]
-    coefficient = spec.coefficient or baseline.coefficient
+    method = baseline(spec.method)
+    coefficient = spec.coefficient or method.coefficient
     tensors, towers = {}, open_towers(plan)
     for name, info in base.tensors.items():
-        update = baseline.merge_weight(Updates(towers, name))
+        update = method.merge_weight(Updates(towers, name))
         tensors[name] = (base.read(name).to(torch.float64) + coefficient * update).to(info.dtype)
     return tensors

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from esm_core.extensions import Code
+
 
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -24,6 +26,10 @@ class CheckpointFacts(_Facts):
     layout : str
     fingerprint : str
         Of the file at ``url``, when it was inspected.
+    borrows_projection : bool
+        Whether the layout may be without ``visual.proj``, the base's then being taken.
+    code : Code, optional
+        Which code knows the layout, where another distribution brings it.
     """
 
     url: str
@@ -33,6 +39,13 @@ class CheckpointFacts(_Facts):
     bytes: int
     layout: str
     fingerprint: str
+    borrows_projection: bool = False
+    code: Code | None = None
+
+    @property
+    def identity(self) -> str:
+        """What determines the weights: the file, or where others say what it means, what they make of it."""
+        return self.sha256 if self.code is None else self.tensors_sha256
 
 
 class ImagesFacts(_Facts):

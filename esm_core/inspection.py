@@ -20,6 +20,7 @@ from esm_core.checkpoints import (
     write_safetensors,
 )
 from esm_core.errors import InputError, raise_together
+from esm_core.extensions import Group, codes
 from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.images import choose_samples, open_images, samples_digest
 from esm_core.recipe import Recipe, TaskSpec
@@ -91,7 +92,8 @@ def _base_facts(recipe: Recipe, lookup: Lookup) -> CheckpointFacts:
         return _checked(base, base, store, "the base")
 
     before = location.fingerprint()
-    known = lookup(store, "base", {"file": before}, _steady("the base", {location: before}, compute))
+    key = _read_by("esmerge.layouts", {"file": before})
+    known = lookup(store, "base", key, _steady("the base", {location: before}, compute))
     return CheckpointFacts.model_validate({**known, "fingerprint": before})
 
 
@@ -105,7 +107,7 @@ def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
         return _checked(tuned, base, store, f"task {spec.name}")
 
     before = {location: location.fingerprint(), origin: origin.fingerprint()}
-    key = {"file": before[location], "base": before[origin]}
+    key = _read_by("esmerge.layouts", {"file": before[location], "base": before[origin]})
     known = lookup(store, "task", key, _steady(f"task {spec.name}", before, checkpoint))
     _check_digest(spec, location, known["sha256"])
     facts: dict[str, Any] = {
@@ -120,6 +122,12 @@ def _task_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> TaskFacts:
     if spec.head is not None:
         facts["head_sha256"] = _head_facts(store, spec, Location.parse(spec.head), lookup)["sha256"]
     return TaskFacts.model_validate(facts)
+
+
+def _read_by(group: Group, key: dict[str, Any]) -> dict[str, Any]:
+    """The key of what is read of files, where other distributions have a say in what they mean."""
+    found = codes(group)
+    return {**key, "code": found} if found else key
 
 
 def _steady(
@@ -151,7 +159,9 @@ def _check_digest(spec: TaskSpec, location: Location, found: str) -> None:
 
 def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, Any]:
     source = open_images(Location.parse(spec.proxy))
-    store, files = Location.parse(recipe.store), source.location.fingerprint()
+    store = Location.parse(recipe.store)
+    files = source.location.fingerprint()
+    place = _read_by("esmerge.images", {"files": files})
 
     def choose(count: int) -> dict[str, Any]:
         chosen = choose_samples(source.sample_ids(), count, recipe.seed, source.location)
@@ -160,12 +170,12 @@ def _proxy_facts(recipe: Recipe, spec: TaskSpec, lookup: Lookup) -> dict[str, An
     def steadily(count: int) -> Callable[[], dict[str, Any]]:
         return _steady(f"task {spec.name}", {source.location: files}, lambda: choose(count))
 
-    key = {"files": files, "samples": recipe.samples, "seed": recipe.seed}
+    key = {**place, "samples": recipe.samples, "seed": recipe.seed}
     facts = lookup(store, "proxies", key, steadily(recipe.samples))
     if recipe.experts is None:
         return facts
     most = recipe.experts.proxies
-    key = {"files": files, "at_most": most, "seed": recipe.seed}
+    key = {**place, "at_most": most, "seed": recipe.seed}
     # Two at least: one to be left out when routers are compared.
     routing = lookup(store, "proxies", key, steadily(max(2, min(most, len(source.sample_ids())))))
     return facts | {f"routing_{name}": value for name, value in routing.items()}
@@ -192,7 +202,8 @@ def _images_facts(store: Location, name: str, location: Location, lookup: Lookup
         ids = source.sample_ids()
         return {"url": location.url, "count": len(ids), "sha256": samples_digest(source.read_all())}
 
-    return lookup(store, "images", {"files": before}, _steady(f"task {name}", {location: before}, compute))
+    key = _read_by("esmerge.images", {"files": before})
+    return lookup(store, "images", key, _steady(f"task {name}", {location: before}, compute))
 
 
 def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, label: str) -> dict[str, Any]:
@@ -220,19 +231,21 @@ def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, l
     sha256 = tuned.location.sha256()
     return {
         "url": tuned.location.url,
-        "weights": _readable(tuned, sha256, store).url,
+        "weights": _readable(tuned, sha256 if tuned.code is None else digest.hexdigest(), store).url,
         "sha256": sha256,
         "tensors_sha256": digest.hexdigest(),
         "bytes": tuned.location.size(),
         "layout": tuned.layout,
+        "borrows_projection": tuned.borrows_projection,
+        "code": tuned.code.identity if tuned.code is not None else None,
     }
 
 
-def _readable(tuned: VisionCheckpoint, sha256: str, store: Location) -> Location:
+def _readable(tuned: VisionCheckpoint, identity: str, store: Location) -> Location:
     """Where later stages read: a remote torch file would be downloaded whole for each layer."""
     if tuned.location.is_local or tuned.lazy:
         return tuned.location
-    imported = store / "imports" / f"{sha256}.safetensors"
+    imported = store / "imports" / f"{identity}.safetensors"
     if not imported.is_file():
         write_safetensors(imported, dict(sorted(tuned.tensors.items())), tuned.read, None)
     return imported

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from esm_core.methods import BASELINES, method_title
+
+_FIRST = {"base": "Base", "experts": "Experts"}
 METHOD_NAMES = {
-    "base": "Base",
-    "experts": "Experts",
-    "average": "Average",
-    "task_arithmetic": "Task Arithmetic",
-    "tsv_m": "TSV-M",
-    "iso_c": "Iso-C",
+    **_FIRST,
+    **{name: method.title for name, method in BASELINES.items()},
     "esm": "ESM",
     "esm_pp_route": "ESM++ (routed)",
     "esm_pp_oracle": "ESM++ (oracle)",
@@ -21,14 +20,21 @@ def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str
 
     Normalised accuracy is a task's accuracy over its expert's, averaged over tasks, in percent.
     """
-    methods = [method for method in METHOD_NAMES if method in accuracy]
+    methods = columns(accuracy)
     tasks = sorted(accuracy["experts"]) if "experts" in accuracy else []
     rows = [[task, *(f"{100 * accuracy[m][task]:.1f}" for m in methods)] for task in tasks]
     if tasks:
         means = [sum(accuracy[m].values()) / len(tasks) for m in methods]
         rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means)])
         rows.append(["normalised", *(f"{100 * value:.1f}" for value in normalised(accuracy, methods))])
-    return ["task", *(METHOD_NAMES[m] for m in methods)], rows
+    return ["task", *(METHOD_NAMES.get(m) or method_title(m) for m in methods)], rows
+
+
+def columns(accuracy: Mapping[str, Any]) -> list[str]:
+    """The methods in the order of the table: base, experts, baselines by name, and what was merged."""
+    last = [method for method in METHOD_NAMES if method not in {*_FIRST, *BASELINES}]
+    baselines = sorted(set(accuracy) - {*_FIRST, *last})
+    return [method for method in (*_FIRST, *baselines, *last) if method in accuracy]
 
 
 def routing_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -14,7 +14,7 @@ from esm_core.errors import IntegrityError
 from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.heads import head_identity
 from esm_core.inspection import check_distinct
-from esm_core.methods import BASELINES
+from esm_core.methods import baseline
 from esm_core.outline import Outline, Rule
 from esm_core.recipe import CompareSpec, Recipe, TaskSpec
 from esm_core.stages import digest_of
@@ -77,8 +77,10 @@ class Plan(BaseModel):
     def expert_identity(self, name: str) -> dict[str, Any]:
         """What determines a fine-tuned tower; the base's projection is part where its layout has none."""
         checkpoint = self.task(name).facts.checkpoint
-        completed = self.base.sha256 if checkpoint.layout.startswith("HF") else None
-        return {"checkpoint": checkpoint.sha256, "projection": completed}
+        # Facts that were noted before they had the field tell it by the layout.
+        borrows = checkpoint.borrows_projection or checkpoint.layout.startswith("HF")
+        completed = self.base.identity if borrows else None
+        return {"checkpoint": checkpoint.identity, "projection": completed}
 
     def input_identity(self, name: str) -> dict[str, Any]:
         """What determines a task's layer inputs. ``layout`` is 2 since triangles are packed."""
@@ -92,7 +94,7 @@ class Plan(BaseModel):
 
     def shift_identity(self, name: str) -> dict[str, Any]:
         """What determines what is collected of a task for the merge, whether or not there are experts."""
-        return {**self.input_identity(name), "part": "merge", "base": self.base.sha256}
+        return {**self.input_identity(name), "part": "merge", "base": self.base.identity}
 
     def shift_folder(self, name: str) -> Location:
         """Where that is kept; what experts need beside it is in :mod:`esm_core.collected`."""
@@ -105,9 +107,9 @@ class Plan(BaseModel):
 
     @property
     def merge_digest(self) -> str:
-        inputs = {t.name: [t.facts.checkpoint.sha256, self.shift_folder(t.name).name] for t in self.tasks}
+        inputs = {t.name: [t.facts.checkpoint.identity, self.shift_folder(t.name).name] for t in self.tasks}
         identity = {
-            "base": self.base.sha256,
+            "base": self.base.identity,
             "tasks": inputs,
             "method": self.recipe.method.model_dump(mode="json", exclude={"inter_layer"}),
             "fuse": self.fuse_identity,
@@ -147,12 +149,15 @@ class Plan(BaseModel):
         return digest_of("static", identity)
 
     def baseline_identity(self, spec: CompareSpec) -> dict[str, Any]:
-        """What determines a baseline's weights."""
+        """What determines a baseline's weights; the code too, where another distribution brings it."""
+        method = baseline(spec.method)
+        code = {} if method.code is None else {"code": method.code.identity}
         return {
-            "base": self.base.sha256,
-            "tasks": {task.name: task.facts.checkpoint.sha256 for task in self.tasks},
+            "base": self.base.identity,
+            "tasks": {task.name: task.facts.checkpoint.identity for task in self.tasks},
             "method": spec.method,
-            "coefficient": spec.coefficient or BASELINES[spec.method].coefficient,
+            "coefficient": spec.coefficient or method.coefficient,
+            **code,
         }
 
     def evaluation(self, model: dict[str, Any], name: str) -> Location:
@@ -171,7 +176,7 @@ class Plan(BaseModel):
     def head_identity(self, name: str) -> Any:
         """What determines the head of a task."""
         task = self.task(name)
-        return task.facts.head_sha256 or {"base": self.base.sha256, **head_identity(task.spec)}
+        return task.facts.head_sha256 or {"base": self.base.identity, **head_identity(task.spec)}
 
     @property
     def evaluated(self) -> list[str]:

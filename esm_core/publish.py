@@ -23,6 +23,7 @@ from esm_core.checkpoints import SafetensorsFile, open_checkpoint
 from esm_core.errors import IntegrityError, NewerFormatError
 from esm_core.experts.places import routed_folder
 from esm_core.experts.version import EXPERTS_FOLDER
+from esm_core.extensions import versions
 from esm_core.model_card import model_card
 from esm_core.plan import Plan
 from esm_core.reachable import reachable
@@ -167,6 +168,6 @@ def _manifest(plan: Plan, metrics: dict[str, Any], facts: dict[str, Any], parent
         "experts": expert_facts(plan) if plan.recipe.experts is not None else None,
         "metrics": metrics,
         "store_paths": reachable(plan),
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": versions() | {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return dict(json.loads(json.dumps(manifest)))

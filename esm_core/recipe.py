@@ -3,7 +3,7 @@
 import math
 import re
 import reprlib
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import torch
 from pydantic import (
@@ -16,12 +16,12 @@ from pydantic import (
 )
 
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
+from esm_core.methods import baseline, method_names
 from esm_core.names import NAME_RULE
 from esm_core.names import check_name as check_name
 from esm_core.settings import ExpertSettings, GateSettings, MergeSettings
 
 Activation = Literal["gelu", "quick_gelu"]
-Method = Literal["average", "task_arithmetic", "tsv_m", "iso_c"]
 AlphaSearch = Literal["label_free", "validation"]
 
 MAX_ALPHA = 4.0
@@ -59,7 +59,26 @@ def _check_version(value: object) -> str:
     return f"v{int(match[1]):06d}"
 
 
+def _check_method(name: str) -> str:
+    names = method_names()
+    if name not in names:
+        raise ValueError(
+            f"there is no merge method {reprlib.repr(name)}; there are {', '.join(names)} (one of another "
+            "package must be installed where it runs)"
+        )
+    return name
+
+
+def _describe_methods(schema: dict[str, Any]) -> None:
+    """What the methods' own files say of them; of those that are installed beside, which are loaded."""
+    names = method_names()
+    found = [(name, baseline(name)) for name in names]
+    told = "; ".join(f"{name}: {m.summary.rstrip('.')} (coefficient {m.coefficient:g})" for name, m in found)
+    schema |= {"enum": list(names), "description": f"The baseline. {told}."}
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+Method = Annotated[str, AfterValidator(_check_method)]
 Label = Annotated[
     str, PlainValidator(_check_version, json_schema_input_type=Annotated[int, Field(ge=1)] | str)
 ]
@@ -215,11 +234,9 @@ class EvaluateSpec(_Section):
 class CompareSpec(_Section):
     """A baseline to evaluate beside ESM."""
 
-    method: Method = Field(description="The baseline. Each at most once.")
+    method: Method = Field(json_schema_extra=_describe_methods)
     coefficient: float | None = Field(
-        None,
-        gt=0,
-        description="Merging coefficient; unset means the method's default: 1, for `task_arithmetic` 0.3.",
+        None, gt=0, description="Merging coefficient; unset means the method's default."
     )
 
 
@@ -257,7 +274,9 @@ class Recipe(_Section):
     collect: CollectSpec = CollectSpec()
     fuse: FuseSpec = FuseSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
-    compare: list[CompareSpec] = Field(default_factory=list, description="Baselines for the accuracy table.")
+    compare: list[CompareSpec] = Field(
+        default_factory=list, description="Baselines for the accuracy table, each at most once."
+    )
 
     @model_validator(mode="after")
     def _collects_what_a_merge_needs(self) -> Self:

@@ -110,7 +110,7 @@ def compare_with_base(tuned: VisionCheckpoint, base: VisionCheckpoint) -> list[s
     problems = []
     where = tuned.location
     own, expected = dict(tuned.tensors), dict(base.tensors)
-    if tuned.layout.startswith("HF") and PROJECTION not in own:
+    if tuned.borrows_projection and PROJECTION not in own:
         expected.pop(PROJECTION, None)
     missing, extra = sorted(set(expected) - set(own)), sorted(set(own) - set(expected))
     if missing:

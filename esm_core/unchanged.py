@@ -12,6 +12,7 @@ from typing import Literal
 
 from esm_core.checkpoints import resolve_checkpoint
 from esm_core.errors import InputError, TransientStorageError
+from esm_core.extensions import codes
 from esm_core.facts import CheckpointFacts
 from esm_core.images import Sample, sample_row
 from esm_core.plan import Plan
@@ -134,6 +135,11 @@ class RoutingProxies:
 
 
 def _check(who: str, facts: CheckpointFacts, file_is_read: bool = False) -> None:
+    if facts.code is not None and facts.code.identity not in codes("esmerge.layouts"):
+        raise InputError(
+            f"{who}: {facts.url}: was inspected with {facts.code}, which is not what is installed here. "
+            "Install one version wherever the merge runs, and run again."
+        )
     # An import in the store is named by its content: what it was made from may change.
     if facts.weights != facts.url and not file_is_read:
         return

@@ -19,7 +19,7 @@ def features_folder(plan: Plan, name: str) -> Location:
     """Folder of the base's and the fine-tune's features of a task's proxies."""
     identity = {
         **plan.expert_identity(name),
-        "base": plan.base.sha256,
+        "base": plan.base.identity,
         "architecture": plan.architecture.identity,
         "proxies": plan.task(name).facts.proxies_sha256,
         "evaluate": plan.recipe.evaluate.model_dump(mode="json"),

@@ -1,26 +1,12 @@
 """Finding the vision tower in a checkpoint, whatever its layout, under open_clip's names."""
 
-import re
-from collections.abc import Iterable, Mapping
-
 from esm_core.checkpoints.base import Checkpoint
-from esm_core.checkpoints.hf_names import HF_MARK, hf_sources
+from esm_core.checkpoints.layout import VISUAL, Tower
+from esm_core.checkpoints.layouts import find_tower
+from esm_core.checkpoints.layouts.open_clip import prefix
 from esm_core.checkpoints.view import Source, View
-from esm_core.errors import InputError
+from esm_core.extensions import Code
 
-VISUAL = "visual."
-LAYOUTS = (
-    "open_clip, full or tower (visual.*)",
-    "the ImageEncoder of task arithmetic and TSV (model.visual.*)",
-    "a bare open_clip vision tower (conv1.weight, transformer.resblocks.*)",
-    "HF CLIPModel, CLIPVisionModel or CLIPVisionModelWithProjection (vision_model.* or embeddings.*)",
-)
-"""The layouts :func:`vision_checkpoint` understands."""
-
-_OUTER = ("", "model.", "module.", "module.model.")
-_TOWER = re.compile(
-    r"(conv1|class_embedding|positional_embedding|ln_pre|ln_post|proj|attn_pool|transformer\.resblocks)(\.|$)"
-)
 # What OpenAI's own archives store beside the weights; open_clip drops these too.
 _CONSTANTS = {"input_resolution", "context_length", "vocab_size"}
 
@@ -30,18 +16,19 @@ class VisionCheckpoint(View):
 
     Attributes
     ----------
-    ignored : tuple of str
-        Names in the file that belong to no vision tower (text tower, logit scale, a head).
-    layout : str
-        What the file's layout is, for people; begins with ``HF`` for the layouts of transformers.
+    ignored, layout, borrows_projection
+        As in :class:`~esm_core.checkpoints.layout.Tower`; ``layout`` begins with ``HF`` for the layouts of
+        transformers.
+    code : Code, optional
+        Which code knows the layout, where another distribution brings it.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, sources: Mapping[str, Source], ignored: Iterable[str], layout: str
-    ) -> None:
-        super().__init__(checkpoint, {VISUAL + name: source for name, source in sources.items()})
-        self.ignored = tuple(ignored)
-        self.layout = layout
+    def __init__(self, checkpoint: Checkpoint, tower: Tower, code: Code | None = None) -> None:
+        super().__init__(checkpoint, {VISUAL + name: source for name, source in tower.sources.items()})
+        self.ignored = tower.ignored
+        self.layout = tower.layout
+        self.borrows_projection = tower.borrows_projection
+        self.code = code
 
 
 def vision_checkpoint(checkpoint: Checkpoint) -> VisionCheckpoint:
@@ -50,33 +37,14 @@ def vision_checkpoint(checkpoint: Checkpoint) -> VisionCheckpoint:
     Raises
     ------
     InputError
-        The names fit no layout, or those of a transformers tower are incomplete or unknown.
+        The names fit no layout or several, or those of a layout are incomplete or unknown.
 
     Notes
     -----
     Names alone decide. Whether the tower is complete and of the right shapes is for the caller to
     compare with an architecture.
     """
-    names = checkpoint.tensors
-    outer = _open_clip_prefix(checkpoint)
-    if outer is not None:
-        below = f", below {outer.rstrip('.')}" if outer else ""
-        return _renamed(checkpoint, outer + VISUAL, re.compile(""), f"open_clip (visual.*{below})")
-    for outer in _OUTER:
-        if outer + "conv1.weight" in names and any(
-            n.startswith(outer + "transformer.resblocks.") for n in names
-        ):
-            return _renamed(checkpoint, outer, _TOWER, "open_clip tower without the prefix visual.")
-        for inner in ("vision_model.", ""):
-            if outer + inner + HF_MARK in names:
-                sources, used = hf_sources(checkpoint, outer, inner)
-                layout = f"HF CLIP vision model ({inner or 'embeddings.'}*)"
-                return VisionCheckpoint(checkpoint, sources, (n for n in names if n not in used), layout)
-    first = ", ".join(list(names)[:4]) or "no tensors"
-    raise InputError(
-        f"{checkpoint.location}: holds no vision tower esmerge knows: its first names are {first}. "
-        f"Layouts understood: {'; '.join(LAYOUTS)}."
-    )
+    return VisionCheckpoint(checkpoint, *find_tower(checkpoint))
 
 
 def text_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
@@ -85,7 +53,7 @@ def text_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     A CLIP is full where it has a text transformer, since some ImageEncoder checkpoints keep a token
     embedding without one. Names are open_clip's, without the prefix the file may have.
     """
-    outer = _open_clip_prefix(checkpoint)
+    outer = prefix(checkpoint)
     sources: dict[str, Source] = {}
     if outer is not None:
         for name, info in checkpoint.tensors.items():
@@ -95,23 +63,3 @@ def text_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     plain = "token_embedding.weight" in sources and any(n.startswith("transformer.") for n in sources)
     full = plain or any(name.startswith("text.") for name in sources)
     return View(checkpoint, sources if full else {})
-
-
-def _open_clip_prefix(checkpoint: Checkpoint) -> str | None:
-    """What stands before ``visual.`` in an open_clip checkpoint; None in any other one."""
-    for outer in _OUTER:
-        if any(name.startswith(outer + VISUAL) for name in checkpoint.tensors):
-            return outer
-    return None
-
-
-def _renamed(checkpoint: Checkpoint, prefix: str, tower: re.Pattern[str], layout: str) -> VisionCheckpoint:
-    sources: dict[str, Source] = {}
-    ignored = []
-    for name, info in checkpoint.tensors.items():
-        bare = name.removeprefix(prefix)
-        if name.startswith(prefix) and tower.match(bare):
-            sources[bare] = Source((name,), info)
-        else:
-            ignored.append(name)
-    return VisionCheckpoint(checkpoint, sources, ignored, layout)

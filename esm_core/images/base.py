@@ -161,9 +161,8 @@ def too_large(location: Location, what: str, size: int | None = None) -> InputEr
     return InputError(f"{location}: image {what!r} {has}; at most {MAX_BYTES} are read. Shrink or remove it.")
 
 
-def no_images(location: Location | str) -> InputError:
+def no_images(
+    location: Location | str, looked_for: str = f"{', '.join(IMAGE_SUFFIXES)} images"
+) -> InputError:
     """The error for a place without images."""
-    return InputError(
-        f"{location}: holds no images (looked for {', '.join(IMAGE_SUFFIXES)} files, .tar shards and "
-        ".parquet files)."
-    )
+    return InputError(f"{location}: holds no images (looked for {looked_for}).")

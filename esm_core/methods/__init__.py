@@ -1,11 +1,23 @@
-"""Merge methods, one file each. A baseline merges one weight from the tasks' updates of it."""
+"""Merge methods, one file each. A baseline merges one weight from the tasks' updates of it.
 
+A module of this package is a baseline where it has ``TITLE``, ``COEFFICIENT`` and ``merge_weight``; its name
+is the method's name in a recipe. Modules of other distributions are found by entry points
+(:mod:`esm_core.extensions`, docs/extending.md).
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from types import ModuleType
 
 from torch import Tensor
 
-from esm_core.methods import average, iso_c, task_arithmetic, tsv_m
+from esm_core.errors import ExtensionError
+from esm_core.extensions import Code, installed, load, modules_of
+
+_NEEDED = ("TITLE", "COEFFICIENT", "merge_weight")
+_OTHER_MODELS = ("base", "experts", "esm", "esm_pp_route", "esm_pp_oracle")
 
 
 @dataclass(frozen=True)
@@ -18,15 +30,94 @@ class Baseline:
         The tasks' updates of one weight, a sequence that may be lazy → the merged update in float64.
     coefficient : float
         Its merging coefficient where the recipe names none.
+    title : str
+        Its name for people.
+    summary : str
+        The first line of its file.
+    code : Code, optional
+        Which code it is, where another distribution brings it.
     """
 
     merge_weight: Callable[[Sequence[Tensor]], Tensor]
     coefficient: float
+    title: str
+    summary: str
+    code: Code | None = None
 
 
-BASELINES: Mapping[str, Baseline] = {
-    "average": Baseline(average.merge_weight, average.COEFFICIENT),
-    "task_arithmetic": Baseline(task_arithmetic.merge_weight, task_arithmetic.COEFFICIENT),
-    "tsv_m": Baseline(tsv_m.merge_weight, tsv_m.COEFFICIENT),
-    "iso_c": Baseline(iso_c.merge_weight, iso_c.COEFFICIENT),
-}
+def as_baseline(module: ModuleType, code: Code | None = None) -> Baseline:
+    """The baseline in a module.
+
+    Raises
+    ------
+    ExtensionError
+        It lacks ``TITLE``, ``COEFFICIENT`` or ``merge_weight``, or one of them is not usable.
+    """
+    found = vars(module)
+    lacks = [name for name in _NEEDED if name not in found]
+    if lacks:
+        raise ExtensionError(
+            f"{module.__name__}: lacks {', '.join(lacks)}; a merge method has {', '.join(_NEEDED)}."
+        )
+    title, coefficient, merge_weight = (found[name] for name in _NEEDED)
+    if not isinstance(title, str) or not title.strip() or set(title) & set("|\n"):
+        raise ExtensionError(f"{module.__name__}: TITLE must be one line of text without |, got {title!r}.")
+    number = isinstance(coefficient, int | float) and not isinstance(coefficient, bool)
+    if not number or not 0 < coefficient < math.inf:
+        raise ExtensionError(f"{module.__name__}: COEFFICIENT must be above 0, got {coefficient!r}.")
+    if not callable(merge_weight):
+        raise ExtensionError(f"{module.__name__}: merge_weight is {merge_weight!r}, expected a function.")
+    summary = (module.__doc__ or title).strip().split("\n")[0]
+    return Baseline(merge_weight, float(coefficient), title, summary, code)
+
+
+def baselines_in(modules: Mapping[str, ModuleType]) -> dict[str, Baseline]:
+    """The baselines among modules by name; one that has nothing a baseline needs is none.
+
+    Raises
+    ------
+    ExtensionError
+        A module is half a baseline, or has the name of another column of the accuracy table.
+    """
+    found = {name: as_baseline(m) for name, m in modules.items() if any(n in vars(m) for n in _NEEDED)}
+    for name in found.keys() & set(_OTHER_MODELS):
+        raise ExtensionError(f"{modules[name].__name__}: {name!r} is no name for a merge method. Rename it.")
+    return found
+
+
+BASELINES: Mapping[str, Baseline] = baselines_in(modules_of(__name__, __path__))
+"""esmerge's own."""
+
+
+def baseline(name: str) -> Baseline:
+    """The method of that name: esmerge's own, or one that is installed.
+
+    Raises
+    ------
+    ExtensionError
+        There is none of that name, or it cannot be used.
+    """
+    if name in BASELINES:
+        return BASELINES[name]
+    point = _installed().get(name)
+    if point is None:
+        raise ExtensionError(f"There is no merge method {name!r}; there are {', '.join(method_names())}.")
+    extension = load(point)
+    return as_baseline(extension.module, extension.code)
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of esmerge's own methods and of those that are installed, which are not loaded."""
+    return (*BASELINES, *_installed())
+
+
+def method_title(name: str) -> str:
+    """A method's name for people; the name itself where it is not installed here, or unusable."""
+    try:
+        return baseline(name).title
+    except ExtensionError:
+        return name
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return installed("esmerge.methods", (*BASELINES, *_OTHER_MODELS))

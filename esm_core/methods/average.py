@@ -1,4 +1,7 @@
-"""Weight averaging: the mean update. Also what every method here does with vectors and convolutions."""
+"""Weight averaging: the mean update.
+
+Also what every method here does with vectors and convolutions.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +9,7 @@ from torch import Tensor
 
 from esm_core.methods import task_arithmetic
 
+TITLE = "Average"
 COEFFICIENT = 1.0
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from esm_core.linalg import polar
 from esm_core.methods import average, task_arithmetic
 
+TITLE = "Iso-C"
 COEFFICIENT = 1.0
 """No scaling; the authors tune it on validation data."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+TITLE = "Task Arithmetic"
 COEFFICIENT = 0.3
 """A value in common use for eight vision tasks; the authors tune it on validation data."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from esm_core.linalg import Eigen, gram, numerical_rank, polar
 from esm_core.methods import average
 
+TITLE = "TSV-M"
 COEFFICIENT = 1.0
 
 _WEAKEST = 1e-10

@@ -198,7 +198,7 @@ def _compare_shapes(
     tower: VisionCheckpoint, expected: Mapping[str, tuple[int, ...]], architecture: str
 ) -> Iterator[str]:
     own = {name: info.shape for name, info in tower.tensors.items()}
-    optional = {PROJECTION} if tower.layout.startswith("HF") else set()
+    optional = {PROJECTION} if tower.borrows_projection else set()
     wrong = sorted(
         name
         for name in (set(own) | set(expected)) - (optional - set(own))

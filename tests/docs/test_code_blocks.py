@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,7 @@ from esm_core.registry.finetune import FineTune
 from esm_core.storage import Location
 from esmerge.cli import app
 
-LANGUAGES = {"bash", "console", "python", "yaml", "json", "text"}
+LANGUAGES = {"bash", "console", "python", "yaml", "json", "toml", "text"}
 
 NOT_RUN = [
     # (pages, what the command line begins with, why it is not run)
@@ -66,6 +67,9 @@ NOT_RUN = [
         "needs the stack: tests/deployments/test_stack.py lands there",
     ),
 ]
+
+PYTHON_RUN_ELSEWHERE = {"docs/extending.md": "tests/extending/acme.py"}
+"""Pages whose Python is a package of its own, and who installs and runs it from the page."""
 
 GIVEN = """
 import torch
@@ -229,7 +233,7 @@ def test_files_of_the_repository_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_python_imports_what_there_is(page: str) -> None:
     for block in blocks(page):
-        if block.language != "python":
+        if block.language != "python" or page in PYTHON_RUN_ELSEWHERE:
             continue
         for node in ast.walk(ast.parse(block.text)):
             if isinstance(node, ast.Import):
@@ -268,7 +272,7 @@ def own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-Runner = Callable[[Block], None]
+Runner = Callable[[Block], object]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.language != "text" for b in blocks(page))])
@@ -280,11 +284,18 @@ def test_a_page_runs_from_top_to_bottom(page: str, own_folder: Path, esmerge: Co
         "console": lambda block: run_shell(block, own_folder, esmerge, names),
         "python": lambda block: run_python(block, own_folder, names),
         "yaml": lambda block: check_yaml(block, own_folder),
-        "json": lambda block: json.loads(block.text),  # type: ignore[dict-item]
+        "json": lambda block: json.loads(block.text),
+        "toml": lambda block: tomllib.loads(block.text),
         "text": lambda block: None,
     }
     for block in blocks(page):
-        run[block.language](block)
+        if block.language != "python" or page not in PYTHON_RUN_ELSEWHERE:
+            run[block.language](block)
+
+
+@pytest.mark.parametrize(("page", "runner"), PYTHON_RUN_ELSEWHERE.items())
+def test_python_that_is_run_elsewhere_is(page: str, runner: str) -> None:
+    assert Path(page).name in (ROOT / runner).read_text()
 
 
 def run_shell(block: Block, root: Path, esmerge: Command, names: dict[str, Any]) -> None:

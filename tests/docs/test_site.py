@@ -57,6 +57,11 @@ def test_links_to_files_of_the_repository_become_links_on_the_site() -> None:
     assert outside == "[s](howto/s3.md) [c](https://x.org/docs/a.md)"
 
 
+def test_of_links_to_source_files_the_text_is_left() -> None:
+    text = with_site_links("[`Tower`](../esm_core/esd.py) [x](../esm_core/none.py)", "docs/a.md", set())
+    assert text == "`Tower` [x](../esm_core/none.py)"
+
+
 def test_code_is_left_alone() -> None:
     text = "```\n[r](../benchmarks/RESULTS.md)\n```\n"
     assert with_site_links(text, "docs/a.md", {"benchmarks/RESULTS.md"}) == text
