@@ -305,8 +305,6 @@ def run_shell(block: Block, root: Path, esmerge: Command, names: dict[str, Any])
         if line.program == "esmerge":
             done = run_esmerge(line, root, esmerge)
             assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
-        elif line.program == "python" and line.given:
-            run_python(Block(line.page, line.line + 1, "python", line.given), root, names)
         elif line.program == "python" and line.words()[1].endswith(".py"):
             run_python(Block(line.page, line.line, "python", Path(line.words()[1]).read_text()), root, names)
         elif line.program in ("mkdir", "cp", "ls", "cat"):
