@@ -15,12 +15,39 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 DOCS = "docs"
-ELSEWHERE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/*.md", "benchmarks/*.svg", "benchmarks/*.png")
+ELSEWHERE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "benchmarks/*.md",
+    "benchmarks/*.svg",
+    "benchmarks/quality_plots/*.svg",
+)
 """What the site shows beside ``docs/``: patterns below the repository's root."""
+
+IF_THERE = ("cli.md", "benchmarks/QUALITY.md")
+"""Pages in the navigation that a command makes: left out of it where they have not been made."""
 
 _LINK = re.compile(r"(?P<head>!?\[[^\]]*\]\()(?P<target>[^)\s]+)(?P<tail>\))")
 _FENCE = re.compile(r"^( {0,3}```.*?^ {0,3}```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DIAGRAM = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>architecture\.svg)\)$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave pages that have not been made out of the navigation."""
+    missing = {page for page in IF_THERE if not (ROOT / DOCS / page).exists() and not (ROOT / page).exists()}
+    config.nav = [_without(entry, missing) for entry in config.nav or []]
+    return config
+
+
+def _without(entry: Any, missing: set[str]) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        title: [_without(e, missing) for e in below if not (isinstance(e, dict) and missing & {*e.values()})]
+        if isinstance(below, list)
+        else below
+        for title, below in entry.items()
+    }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
