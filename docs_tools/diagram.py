@@ -20,7 +20,7 @@ class Package:
 
 PACKAGES = (
     Package("esmerge", "the command", ("typer", "rich")),
-    Package("deployments", "schedules, stack", ("prefect",)),
+    Package("deployments", "schedules, stack", ("prefect", "dask")),
     Package("flows", "the graph", ("prefect", "dask")),
     Package("tasks", "one call each", ("prefect",)),
 )
@@ -40,6 +40,9 @@ PARTS = {
     "experts": "ESM++ experts",
     "routing": "routers, routed tower",
     "gc": "garbage collection",
+    "draft": "a recipe for a folder",
+    "doctor": "is all in place",
+    "testing": "suites for extensions",
 }
 """The library's packages."""
 
@@ -54,9 +57,9 @@ ARROWS = (
 )
 """Who imports whom."""
 
-_WIDTH, _HEIGHT = 760, 470
+_WIDTH, _HEIGHT = 760, 532
 _BOX, _STEP, _TOP = 150, 200, 20
-_LIBRARY_TOP, _LIBRARY_HEIGHT = 150, 220
+_LIBRARY_TOP, _LIBRARY_HEIGHT = 150, 282
 _STYLE = """
 svg.diagram { color: #1f2328; max-width: 100%; height: auto; }
 @media (prefers-color-scheme: dark) { svg.diagram { color: #e6edf3; } }
@@ -80,7 +83,7 @@ def draw() -> str:
         row, column = divmod(number, 5)
         body += _box(20 + column * 146, _LIBRARY_TOP + 85 + row * 62, 136, 50, Package(name, purpose, ()))
     store = Package("store", "a folder or an S3 prefix: stages, versions, channels, leases", ())
-    body += _box(140, 420, 480, 46, store)
+    body += _box(140, 482, 480, 46, store)
     for source, target in ARROWS:
         middle = left[source] + _BOX / 2
         if target == LIBRARY.name:
@@ -88,7 +91,7 @@ def draw() -> str:
         else:
             body.append(_arrow(left[source] + _BOX, _TOP + 35, left[target], _TOP + 35))
     bottom = _LIBRARY_TOP + _LIBRARY_HEIGHT
-    body.append(_arrow(380, bottom, 380, 420, dashed=True))
+    body.append(_arrow(380, bottom, 380, 482, dashed=True))
     body.append(_text(450, bottom + 30, "reads, writes", "less"))
     title = "esmerge imports deployments, which imports flows, which imports tasks; all import esm_core"
     lines = "\n".join(body)

@@ -18,6 +18,7 @@ SEE = {
     "alpha": "[How it is searched](method.md#the-choice-of-alpha).",
     "experts": "[Experts and routing](experts.md).",
     "promote_if": "[The gate](channels.md#the-gate).",
+    "compare": "[Methods of your own](extending.md) can be among them.",
     "fuse": "[Sizes](operations.md#sizes) of what is kept.",
 }
 """Where more is said about a section or field."""

@@ -15,12 +15,39 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 DOCS = "docs"
-ELSEWHERE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/*.md", "benchmarks/*.svg", "benchmarks/*.png")
+ELSEWHERE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "benchmarks/*.md",
+    "benchmarks/*.svg",
+    "benchmarks/quality_plots/*.svg",
+)
 """What the site shows beside ``docs/``: patterns below the repository's root."""
+
+IF_THERE = ("cli.md", "benchmarks/QUALITY.md")
+"""Pages in the navigation that a command makes: left out of it where they have not been made."""
 
 _LINK = re.compile(r"(?P<head>!?\[[^\]]*\]\()(?P<target>[^)\s]+)(?P<tail>\))")
 _FENCE = re.compile(r"^( {0,3}```.*?^ {0,3}```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DIAGRAM = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>architecture\.svg)\)$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave pages that have not been made out of the navigation."""
+    missing = {page for page in IF_THERE if not (ROOT / DOCS / page).exists() and not (ROOT / page).exists()}
+    config.nav = [_without(entry, missing) for entry in config.nav or []]
+    return config
+
+
+def _without(entry: Any, missing: set[str]) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        title: [_without(e, missing) for e in below if not (isinstance(e, dict) and missing & {*e.values()})]
+        if isinstance(below, list)
+        else below
+        for title, below in entry.items()
+    }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -36,7 +63,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """The page with its links as the site needs them, and the diagram as a part of the page."""
     shown = {source_of(file) for file in files}
     text = with_site_links(markdown, source_of(page.file), shown)
-    return _DIAGRAM.sub(lambda found: (ROOT / DOCS / found["file"]).read_text(), text)
+    return _DIAGRAM.sub(_drawn, text)
+
+
+def _drawn(found: re.Match[str]) -> str:
+    """The drawing as a part of the page, so that it follows the page's theme; a div is left as it is."""
+    return f"<div class='scroll'>\n{(ROOT / DOCS / found['file']).read_text()}</div>"
 
 
 def source_of(file: Any) -> str:
@@ -48,7 +80,8 @@ def source_of(file: Any) -> str:
 def with_site_links(markdown: str, source: str, shown: set[str]) -> str:
     """``markdown`` of the file ``source`` with its links to files in ``shown`` rewritten for the site.
 
-    Code blocks stay as they are. A link to anything else is left, and the strict build refuses it.
+    Code blocks stay as they are. Of a link to another file of the repository its text is left: the site does
+    not hold it. A link to what is not there stays, and the strict build refuses it.
     """
 
     def rewritten(found: re.Match[str]) -> str:
@@ -57,7 +90,8 @@ def with_site_links(markdown: str, source: str, shown: set[str]) -> str:
             return found[0]
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if target not in shown:
-            return found[0]
+            is_source = (ROOT / target).is_file() and not target.startswith(f"{DOCS}/")
+            return found["head"][1:-2] if is_source else found[0]
         relative = posixpath.relpath(_on_site(target), posixpath.dirname(_on_site(source)) or ".")
         return f"{found['head']}{relative}{mark}{anchor}{found['tail']}"
 

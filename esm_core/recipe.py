@@ -236,9 +236,7 @@ class CompareSpec(_Section):
 
     method: Method = Field(json_schema_extra=_describe_methods)
     coefficient: float | None = Field(
-        None,
-        gt=0,
-        description="Merging coefficient; unset means the method's own.",
+        None, gt=0, description="Merging coefficient; unset means the method's default."
     )
 
 
@@ -276,7 +274,9 @@ class Recipe(_Section):
     collect: CollectSpec = CollectSpec()
     fuse: FuseSpec = FuseSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
-    compare: list[CompareSpec] = Field(default_factory=list, description="Baselines for the accuracy table.")
+    compare: list[CompareSpec] = Field(
+        default_factory=list, description="Baselines for the accuracy table, each at most once."
+    )
 
     @model_validator(mode="after")
     def _collects_what_a_merge_needs(self) -> Self:

@@ -10,12 +10,11 @@ import ast
 import fnmatch
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,6 @@ import typer
 import yaml
 from documents import PAGES, ROOT, Block, blocks, commands, inline_code, shell_blocks
 from documents import Command as Line
-from PIL import Image
 from reader import build_folder, run_merge, substituted
 from services import Command, Outcome
 
@@ -35,7 +33,7 @@ from esm_core.registry.finetune import FineTune
 from esm_core.storage import Location
 from esmerge.cli import app
 
-LANGUAGES = {"bash", "console", "python", "yaml", "json", "text"}
+LANGUAGES = {"bash", "console", "python", "yaml", "json", "toml", "text"}
 
 NOT_RUN = [
     # (pages, what the command line begins with, why it is not run)
@@ -67,6 +65,12 @@ NOT_RUN = [
     ),
 ]
 
+MADE_FROM_THE_COMMAND_LINE = "docs/cli.md"
+"""Usage and examples as text, made by ``python -m esmerge.reference``: checked word by word."""
+
+PYTHON_RUN_ELSEWHERE = {"docs/extending.md": "tests/extending/acme.py"}
+"""Pages whose Python is a package of its own, and who installs and runs it from the page."""
+
 GIVEN = """
 import torch
 from PIL import Image
@@ -88,7 +92,7 @@ def test_there_are_pages_with_blocks() -> None:
 def test_every_block_says_what_it_is_in(page: str) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block}: ```{block.language} is none of {sorted(LANGUAGES)}"
-        if block.language == "text":
+        if block.language == "text" and page != MADE_FROM_THE_COMMAND_LINE:
             hidden = [
                 line for line in block.text.splitlines() if re.match(r"(\$ |esmerge |make |python )", line)
             ]
@@ -188,6 +192,10 @@ def test_commands_subcommands_options_and_targets_exist(page: str) -> None:
     for block in shell_blocks(page):
         for line in commands(block):
             check_words(line.plain, line)
+    if page == MADE_FROM_THE_COMMAND_LINE:
+        for block in blocks(page):
+            for text in block.text.splitlines() if block.language == "text" else []:
+                check_words(text, block)
     for code in inline_code(page):
         if re.match(r"(esmerge|make|python) [a-z-]", code):
             check_words(code.replace("'", ""), f"{page}: `{code}`")
@@ -229,7 +237,7 @@ def test_files_of_the_repository_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_python_imports_what_there_is(page: str) -> None:
     for block in blocks(page):
-        if block.language != "python":
+        if block.language != "python" or page in PYTHON_RUN_ELSEWHERE:
             continue
         for node in ast.walk(ast.parse(block.text)):
             if isinstance(node, ast.Import):
@@ -268,7 +276,7 @@ def own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-Runner = Callable[[Block], None]
+Runner = Callable[[Block], object]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.language != "text" for b in blocks(page))])
@@ -280,11 +288,18 @@ def test_a_page_runs_from_top_to_bottom(page: str, own_folder: Path, esmerge: Co
         "console": lambda block: run_shell(block, own_folder, esmerge, names),
         "python": lambda block: run_python(block, own_folder, names),
         "yaml": lambda block: check_yaml(block, own_folder),
-        "json": lambda block: json.loads(block.text),  # type: ignore[dict-item]
+        "json": lambda block: json.loads(block.text),
+        "toml": lambda block: tomllib.loads(block.text),
         "text": lambda block: None,
     }
     for block in blocks(page):
-        run[block.language](block)
+        if block.language != "python" or page not in PYTHON_RUN_ELSEWHERE:
+            run[block.language](block)
+
+
+@pytest.mark.parametrize(("page", "runner"), PYTHON_RUN_ELSEWHERE.items())
+def test_python_that_is_run_elsewhere_is(page: str, runner: str) -> None:
+    assert Path(page).name in (ROOT / runner).read_text()
 
 
 def run_shell(block: Block, root: Path, esmerge: Command, names: dict[str, Any]) -> None:
@@ -294,8 +309,6 @@ def run_shell(block: Block, root: Path, esmerge: Command, names: dict[str, Any])
         if line.program == "esmerge":
             done = run_esmerge(line, root, esmerge)
             assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
-        elif line.program == "python" and line.given:
-            run_python(Block(line.page, line.line + 1, "python", line.given), root, names)
         elif line.program == "python" and line.words()[1].endswith(".py"):
             run_python(Block(line.page, line.line, "python", Path(line.words()[1]).read_text()), root, names)
         elif line.program in ("mkdir", "cp", "ls", "cat"):
@@ -340,10 +353,3 @@ def check_yaml(block: Block, root: Path) -> None:
     )
     if named := re.match(r"# (\S+\.yaml)\b", block.text):
         (root / named[1]).write_text(substituted(block.text, root))
-
-
-def test_images_given_to_the_code_are_there(own_folder: Path) -> None:
-    with Image.open(own_folder / "images" / "cars" / "0.png") as image:
-        assert image.size == (16, 16)
-    assert os.getcwd() == str(own_folder)
-    assert sys.path

@@ -42,6 +42,11 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(url\(|@import )[\"']?(https?:)?//", sheet.read_text()), sheet
 
 
+def test_the_diagram_is_a_part_of_its_page(site: Path) -> None:
+    page = (site / "architecture.html").read_text()
+    assert (ROOT / "docs" / "architecture.svg").read_text() in page
+
+
 def test_links_to_files_of_the_repository_become_links_on_the_site() -> None:
     shown = {"docs/method.md", "docs/howto/s3.md", "benchmarks/RESULTS.md", "CHANGELOG.md"}
     from_page = with_site_links("[r](../benchmarks/RESULTS.md#speed) [m](method.md)", "docs/a.md", shown)
@@ -50,6 +55,11 @@ def test_links_to_files_of_the_repository_become_links_on_the_site() -> None:
     assert below == "[r](../benchmarks/RESULTS.md) ![x](../none.svg)"
     outside = with_site_links("[s](docs/howto/s3.md) [c](https://x.org/docs/a.md)", "CHANGELOG.md", shown)
     assert outside == "[s](howto/s3.md) [c](https://x.org/docs/a.md)"
+
+
+def test_of_links_to_source_files_the_text_is_left() -> None:
+    text = with_site_links("[`Tower`](../esm_core/esd.py) [x](../esm_core/none.py)", "docs/a.md", set())
+    assert text == "`Tower` [x](../esm_core/none.py)"
 
 
 def test_code_is_left_alone() -> None:
