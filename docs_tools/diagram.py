@@ -40,6 +40,7 @@ PARTS = {
     "experts": "ESM++ experts",
     "routing": "routers, routed tower",
     "gc": "garbage collection",
+    "report": "the report's page",
     "draft": "a recipe for a folder",
     "doctor": "is all in place",
     "testing": "suites for extensions",
