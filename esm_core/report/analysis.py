@@ -1,6 +1,7 @@
 """``analysis.json``: what a report shows of the layers, kept in the artifact when the merge is collected."""
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ from esm_core.architecture import tower_shapes
 from esm_core.arrays import read_array
 from esm_core.artifacts import Version, read_verified
 from esm_core.errors import IntegrityError
-from esm_core.layers import layer_kind
+from esm_core.layers import LAYER_KINDS, layer_kind
 from esm_core.plan import Plan
 from esm_core.report import ANALYSIS_NAME
 from esm_core.report.curves import DIGITS, curve_ranks, energy_shares
@@ -21,6 +22,8 @@ from esm_core.static import static_facts
 
 _FORMAT = 1
 _READERS = 8
+
+NO_ANALYSIS = "This version has no analysis.json (an earlier release of esmerge published it), so "
 
 Curves = list[list[float] | None]
 
@@ -137,6 +140,15 @@ def read_analysis(version: Version) -> Analysis | None:
         return Analysis.model_validate(content)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{location}: is not an analysis that this esmerge reads ({error}).") from error
+
+
+def by_kind(layers: Iterable[LayerAnalysis]) -> dict[str, list[LayerAnalysis]]:
+    """Layers by kind, in the order of a transformer's block; matrices of no kind are left out."""
+    found: dict[str, list[LayerAnalysis]] = {kind: [] for kind in LAYER_KINDS}
+    for layer in layers:
+        if layer.kind in found:
+            found[layer.kind].append(layer)
+    return {kind: sorted(own, key=lambda layer: layer.block or 0) for kind, own in found.items() if own}
 
 
 def _merged(plan: Plan, weight: str, ranks: list[int]) -> dict[str, Any]:

@@ -1,33 +1,27 @@
-"""The sections about layers: energy of directions, interference of tasks, norms and β."""
+"""The sections about layers: energy of directions, norms and β."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from esm_core.artifacts import Manifest
 from esm_core.layers import LAYER_KINDS, layer_kind
-from esm_core.report.analysis import Analysis, LayerAnalysis
-from esm_core.report.charts import Axes, Series, heatmap, lines
+from esm_core.report.analysis import NO_ANALYSIS, Analysis, LayerAnalysis, by_kind
+from esm_core.report.charts import Axes, Series, lines
 from esm_core.report.parts import Figure, Section, Table, percent, plural
 from esm_core.report.spectra import block_number
-
-_NONE = "This version has no analysis.json (an earlier release of esmerge published it), so "
 
 _KIND_TONES = dict(
     zip(LAYER_KINDS, (("c1", ""), ("c5", "2 3"), ("c2", "7 3"), ("c3", "9 3 2 3")), strict=True)
 )
-
-_WORST = 8
-
-_ALL = "all layer types"
 
 
 def energy(analysis: Analysis | None) -> Section:
     """How many directions a task's update needs: essential ones against singular ones."""
     title = "Eigenvalue energy per layer type"
     if analysis is None:
-        return Section("energy", title, lead=[_NONE + "the eigenvalues are not known any more."])
-    kinds = _kinds(analysis.layers.values())
+        return Section("energy", title, lead=[NO_ANALYSIS + "the eigenvalues are not known any more."])
+    kinds = by_kind(analysis.layers.values())
     figures = [_energy_figure(kind, own, len(analysis.tasks)) for kind, own in kinds.items()]
     blocks = sorted({o.block for own in kinds.values() for o in own if o.singular and o.block is not None})
     lead = [
@@ -45,53 +39,6 @@ def energy(analysis: Analysis | None) -> Section:
     return Section("energy", title, large=True, lead=lead, figures=figures, tables=[*tables, *per_task])
 
 
-def interference(analysis: Analysis | None) -> Section:
-    """Where the tasks' kept subspaces coincide."""
-    title = "Interference between tasks"
-    if analysis is None:
-        return Section("interference", title, lead=[_NONE + "the overlaps are not known any more."])
-    kinds = {
-        kind: [o.overlaps for o in own if o.overlaps is not None]
-        for kind, own in _kinds(analysis.layers.values()).items()
-    }
-    kinds = {kind: own for kind, own in kinds.items() if own}
-    means = {kind: _mean_matrix(own) for kind, own in kinds.items()}
-    names = analysis.tasks
-    if not means or len(names) < 2:
-        return Section("interference", title, lead=["No layer was merged by essential subspaces."])
-    kinds = {_ALL: [matrix for own in kinds.values() for matrix in own], **kinds}
-    means = {_ALL: _mean_matrix(kinds[_ALL]), **means}
-    pairs = [(i, j) for j in range(len(names)) for i in range(j)]
-    found = [matrix[i][j] for matrix in means.values() for i, j in pairs]
-    chance = _chance(analysis)
-    scale = (min(chance, *found), max(found))
-    lead = [
-        "Overlap of the subspaces that are kept of two tasks: 1 is the same subspace, 0 is orthogonal. Tasks "
-        "that share directions compete for them when they are merged. Random subspaces of these sizes would "
-        f"overlap by {chance:.2f}.",
-        f"Colours go from {scale[0]:.2f} (pale) to {scale[1]:.2f}, the largest mean of any pair.",
-    ]
-    figures = [
-        Figure(
-            kind,
-            heatmap(
-                f"overlap-{number}",
-                f"Mean overlap of tasks in {kind}",
-                names,
-                [[None if i == j else matrix[i][j] for j in range(len(names))] for i in range(len(names))],
-                lambda value: f"{value:.2f}",
-                scale,
-            ),
-            note=f"mean over {plural(len(kinds[kind]), 'layer')}",
-            data=_matrix_table(f"Mean overlap in {kind}", names, matrix),
-        )
-        for number, (kind, matrix) in enumerate(means.items())
-    ]
-    return Section(
-        "interference", title, large=True, lead=lead, figures=figures, tables=[_conflicts(analysis)]
-    )
-
-
 def norms(manifest: Manifest, analysis: Analysis | None) -> Section:
     """How large the merged update of every layer is, and what β makes of it."""
     title, scales = "Norms and β per layer", manifest.get("layer_scales") or {}
@@ -106,22 +53,13 @@ def norms(manifest: Manifest, analysis: Analysis | None) -> Section:
         norm = {weight: layer.norm for weight, layer in analysis.layers.items()}
         figures.append(_layer_figure("norms-norm", "Norm of the merged update", "‖M‖", norm))
     else:
-        lead.append(_NONE + "only β is known, not the norms.")
+        lead.append(NO_ANALYSIS + "only β is known, not the norms.")
     if scales:
         figures.append(_layer_figure("norms-beta", "β, inter-layer scaling", "β", scales))
     tables = _task_norms(analysis) if analysis is not None else []
     return Section(
         "norms", title, large=True, lead=lead, figures=[f for f in figures if f is not None], tables=tables
     )
-
-
-def _kinds(layers: Iterable[LayerAnalysis]) -> dict[str, list[LayerAnalysis]]:
-    """Layers by kind, in the order of a transformer's block; matrices of no kind are left out."""
-    found: dict[str, list[LayerAnalysis]] = {kind: [] for kind in LAYER_KINDS}
-    for layer in layers:
-        if layer.kind in found:
-            found[layer.kind].append(layer)
-    return {kind: sorted(own, key=lambda layer: layer.block or 0) for kind, own in found.items() if own}
 
 
 def _energy_figure(kind: str, own: Sequence[LayerAnalysis], count: int) -> Figure:
@@ -228,35 +166,6 @@ def directions_for(ranks: Sequence[int], curve: Sequence[float], share: float) -
     return next((rank for rank, value in zip(ranks, curve, strict=True) if value >= share - 1e-9), ranks[-1])
 
 
-def _mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
-    count = len(matrices[0])
-    return [[fmean(m[i][j] for m in matrices) for j in range(count)] for i in range(count)]
-
-
-def _chance(analysis: Analysis) -> float:
-    """What random subspaces of the kept sizes would overlap by, a mean: the larger rank over ``d_out``."""
-    return fmean(max(o.ranks) / o.shape[0] for o in analysis.layers.values() if o.ranks)
-
-
-def _conflicts(analysis: Analysis) -> Table:
-    """The pairs with the largest mean overlap over all layers, and where each is largest."""
-    found = []
-    for j, second in enumerate(analysis.tasks):
-        for i, first in enumerate(analysis.tasks[:j]):
-            own = {w: o.overlaps[i][j] for w, o in analysis.layers.items() if o.overlaps is not None}
-            worst = max(own, key=lambda weight: own[weight])
-            found.append((fmean(own.values()), first, second, _place(worst), own[worst]))
-    found.sort(key=lambda row: (-row[0], row[1:3]))
-    rows = [[a, b, f"{mean:.3f}", f"{most:.3f}", place] for mean, a, b, place, most in found[:_WORST]]
-    caption = f"The pairs that conflict most, {len(rows)} of {len(found)}"
-    return Table(caption, ["task", "and", "mean overlap", "largest", "in layer"], rows, texts=2)
-
-
-def _matrix_table(caption: str, names: Sequence[str], matrix: Sequence[Sequence[float]]) -> Table:
-    rows = [[name, *(f"{value:.3f}" for value in own)] for name, own in zip(names, matrix, strict=True)]
-    return Table(caption, ["", *names], rows)
-
-
 def _layer_figure(key: str, title: str, label: str, values: Mapping[str, float]) -> Figure | None:
     by_kind: dict[str, dict[int, float]] = defaultdict(dict)
     for weight, value in values.items():
@@ -283,7 +192,7 @@ def _layer_figure(key: str, title: str, label: str, values: Mapping[str, float])
 def _task_norms(analysis: Analysis) -> list[Table]:
     kinds = {
         kind: [layer.task_norms for layer in own if layer.task_norms is not None]
-        for kind, own in _kinds(analysis.layers.values()).items()
+        for kind, own in by_kind(analysis.layers.values()).items()
     }
     kinds = {kind: own for kind, own in kinds.items() if own}
     if not kinds:
@@ -299,8 +208,3 @@ def _task_norms(analysis: Analysis) -> list[Table]:
             rows,
         )
     ]
-
-
-def _place(weight: str) -> str:
-    block, kind = block_number(weight), layer_kind(weight)
-    return f"block {block}, {kind}" if block is not None and kind is not None else weight

@@ -12,7 +12,8 @@ from esm_core.errors import InputError
 from esm_core.report import REPORT_NAME
 from esm_core.report.accuracy import accuracy, alpha, summary
 from esm_core.report.analysis import Analysis, read_analysis
-from esm_core.report.layers import energy, interference, norms
+from esm_core.report.interference import interference
+from esm_core.report.layers import energy, norms
 from esm_core.report.origins import cost, lineage, loading
 from esm_core.report.parts import Section
 from esm_core.report.routes import routing
