@@ -2,8 +2,10 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 
 def configure_environment() -> None:
@@ -36,33 +38,76 @@ def configure_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def run_merge(recipe: str, workers: int) -> str:
-    """Run the flow where the environment says, with ``workers`` threads if here; returns the version's URL.
+class Run:
+    """A run of the merge flow in this process, which can be abandoned from another thread."""
 
-    Raises
-    ------
-    EsmergeError
-        What the flow raised, or that Prefect could not run it.
-    """
-    configure_environment()
-    from esm_core.environment import threads_per_task
-    from esm_core.errors import EsmergeError
+    def __init__(self) -> None:
+        self._id: UUID | None = None
 
-    threads_per_task()  # else every task would say what is wrong with it
-    from flows.merge import merge
-    from flows.runner import task_runner
+    def merge(self, recipe: str, workers: int) -> str:
+        """Run the flow where the environment says, with ``workers`` threads if here.
 
-    runner: Any = task_runner(workers)
-    try:
-        url: str = merge.with_options(task_runner=runner)(recipe)
-    except EsmergeError:
-        raise
-    except Exception as error:
-        unreachable = isinstance(error, RuntimeError) and "API" in str(error)
-        if not unreachable and type(error).__module__.split(".")[0] not in ("httpx", "prefect"):
+        Returns
+        -------
+        str
+            The version's URL.
+
+        Raises
+        ------
+        EsmergeError
+            What the flow raised, or that Prefect could not run it.
+        """
+        configure_environment()
+        from esm_core.environment import threads_per_task
+        from esm_core.errors import EsmergeError
+
+        threads_per_task()  # else every task would say what is wrong with it
+        from flows.merge import merge
+        from flows.runner import task_runner
+
+        runner: Any = task_runner(workers)
+        try:
+            url: str = merge.with_options(task_runner=runner, on_running=[self._note])(recipe)
+        except EsmergeError:
             raise
-        raise EsmergeError(
-            f"Prefect could not run the merge ({type(error).__name__}: {error}). Start the server that "
-            "PREFECT_API_URL names, or unset it to run without one. What was finished is kept."
-        ) from error
-    return url
+        except Exception as error:
+            unreachable = isinstance(error, RuntimeError) and "API" in str(error)
+            if not unreachable and type(error).__module__.split(".")[0] not in ("httpx", "prefect"):
+                raise
+            raise EsmergeError(
+                f"Prefect could not run the merge ({type(error).__name__}: {error}). Start the server that "
+                "PREFECT_API_URL names, or unset it to run without one. What was finished is kept."
+            ) from error
+        return url
+
+    def abandon(self) -> None:
+        """Tell the server that this run ends here, or stop the server that was started for it alone."""
+        started = sys.modules.get("prefect.server.api.server")
+        server = started.SubprocessASGIServer() if started else None
+        if server is not None and server.running:
+            server.stop()
+        elif self._id is not None:
+            end_run(self._id, "Interrupted by Ctrl-C; what is finished is kept.")
+
+    def _note(self, flow: Any, flow_run: Any, state: Any) -> None:
+        self._id = flow_run.id
+
+
+def end_run(run: UUID, message: str) -> None:
+    """Mark an unfinished run as crashed, so that it holds no slot; the server is asked once."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
+    from prefect.states import Crashed
+
+    impatient = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 3.0})
+    with impatient, get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Crashed(message=message), force=True)
+
+
+def run_merge(recipe: str, workers: int) -> str:
+    """:meth:`Run.merge` of a run that nobody abandons."""
+    return Run().merge(recipe, workers)

@@ -62,7 +62,7 @@ for command in sorted(COMMANDS, key=lambda command: list(Panel).index(command.pa
 
 def main() -> None:
     """Run the command; one clear message and the right exit code instead of a traceback."""
-    sys.exit(guarded(lambda: app(standalone_mode=False), sys.argv[1:]))
+    sys.exit(guarded(lambda: app(prog_name="esmerge", standalone_mode=False), sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,16 @@ def guarded(run: Callable[[], Any], arguments: Sequence[str]) -> int:
             kind = type(error).__name__
             _print_error(kind, "an error in esmerge; its traceback is on standard error", (), FAILED)
         return FAILED
-    if code == INTERRUPTED:
-        sys.stderr.write("\n" if sys.stderr.isatty() else "")  # after the terminal's ^C
-        return _ended("Interrupted", _INTERRUPTED, (), INTERRUPTED, as_json)
+    return interrupted(as_json) if code == INTERRUPTED else code
+
+
+def interrupted(as_json: bool) -> int:
+    """Say that Ctrl-C ended the command, and what to do; returns the exit code."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h\n")  # the cursor, which bars hide; a line of its own, after ^C
+    code = _ended("Interrupted", _INTERRUPTED, (), INTERRUPTED, as_json)
+    sys.stdout.flush()
+    sys.stderr.flush()
     return code
 
 

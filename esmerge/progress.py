@@ -49,7 +49,7 @@ def bars(console: Console) -> Iterator[None]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as shown:
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as shown:
         start = shown.add_task("starting", total=1)
         stages: dict[str, TaskID] = {}
 

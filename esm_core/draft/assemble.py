@@ -183,7 +183,7 @@ def _todo(base: FoundTower | None, guess: Guess, tasks: Sequence[TaskDraft]) -> 
     todo = []
     if base is None:
         todo.append(
-            "base.checkpoint: the checkpoint that every fine-tune started from; give --base if it is one of these"
+            "base.checkpoint: the checkpoint that every fine-tune started from; if it is one of these, --base"
         )
     if guess.name is None:
         todo.append(f"base.architecture: {guess.why} (or give --architecture)")

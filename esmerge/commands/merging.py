@@ -1,16 +1,22 @@
 """plan, merge, schema: from a recipe to a version."""
 
+import contextlib
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from esmerge.arguments import JsonOption, RecipeArgument
 from esmerge.command import Command, Panel
+from esmerge.failures import interrupted
+from esmerge.interrupt import ended_by_ctrl_c
 from esmerge.output import out, print_accuracy, print_json
 from esmerge.progress import progress
+
+if TYPE_CHECKING:
+    from deployments.local import Run
 
 
 def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
@@ -60,7 +66,8 @@ def plan_command(recipe: RecipeArgument, as_json: JsonOption = False) -> None:
 def merge_command(
     recipe: RecipeArgument,
     workers: Annotated[
-        int, typer.Option(min=1, help="Tasks at a time, one thread each.", envvar="ESMERGE_WORKERS")
+        int,
+        typer.Option(min=1, help="Tasks at a time.", envvar="ESMERGE_WORKERS", show_default="one per core"),
     ] = os.cpu_count() or 1,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress on standard error, only errors.")
@@ -72,7 +79,7 @@ def merge_command(
     Progress is on standard error: bars on a terminal, else a line per part. After Ctrl-C, or whatever stopped
     it, the same command goes on from what is finished.
     """
-    from deployments.local import run_merge
+    from deployments.local import Run
     from esm_core.artifacts import open_version, version_numbers
     from esm_core.preview import recall_plan
     from esm_core.publish import up_to_date
@@ -89,8 +96,7 @@ def merge_command(
     before = version_numbers(store, loaded.name)
     version = current
     if version is None:
-        with progress(quiet):
-            label = Location(run_merge(recipe, workers)).name
+        label = Location(_run(Run(), recipe, workers, quiet, as_json)).name
         version = open_version(store, loaded.name, label)
     fresh = version.number not in before
     if as_json:
@@ -101,6 +107,18 @@ def merge_command(
         out.print(f"published {loaded.name} {version.label} at {version.folder}")
     else:
         out.print(f"up to date: {loaded.name} {version.label} was made from the same inputs and settings")
+
+
+def _run(run: "Run", recipe: str, workers: int, quiet: bool, as_json: bool) -> str:
+    shown = contextlib.ExitStack()
+
+    def end() -> int:
+        shown.close()
+        return interrupted(as_json)
+
+    with ended_by_ctrl_c(run.abandon, end), shown:
+        shown.enter_context(progress(quiet))
+        return run.merge(recipe, workers)
 
 
 def schema_command(as_json: JsonOption = True) -> None:
