@@ -5,14 +5,27 @@ from typing import Any
 
 from esm_core.methods import BASELINES, method_title
 
-_FIRST = {"base": "Base", "experts": "Experts"}
 METHOD_NAMES = {
-    **_FIRST,
-    **{name: method.title for name, method in BASELINES.items()},
+    "base": "Base",
+    "experts": "Experts",
+    **{name: baseline.title for name, baseline in BASELINES.items()},
     "esm": "ESM",
     "esm_pp_route": "ESM++ (routed)",
     "esm_pp_oracle": "ESM++ (oracle)",
 }
+
+
+def method_name(method: str) -> str:
+    """What people call a method: as its file says, also where another package brings it."""
+    return METHOD_NAMES.get(method) or method_title(method)
+
+
+def methods_of(accuracy: Mapping[str, object]) -> list[str]:
+    """The methods of an accuracy table: base and experts first, then baselines, then what is published."""
+    first = ["base", "experts"]
+    own = [method for method in METHOD_NAMES if method.startswith("esm")]
+    baselines = sorted(set(accuracy) - {*first, *own})
+    return [method for method in (*first, *baselines, *own) if method in accuracy]
 
 
 def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
@@ -20,21 +33,14 @@ def accuracy_rows(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[list[str
 
     Normalised accuracy is a task's accuracy over its expert's, averaged over tasks, in percent.
     """
-    methods = columns(accuracy)
+    methods = methods_of(accuracy)
     tasks = sorted(accuracy["experts"]) if "experts" in accuracy else []
     rows = [[task, *(f"{100 * accuracy[m][task]:.1f}" for m in methods)] for task in tasks]
     if tasks:
         means = [sum(accuracy[m].values()) / len(tasks) for m in methods]
         rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means)])
         rows.append(["normalised", *(f"{100 * value:.1f}" for value in normalised(accuracy, methods))])
-    return ["task", *(METHOD_NAMES.get(m) or method_title(m) for m in methods)], rows
-
-
-def columns(accuracy: Mapping[str, Any]) -> list[str]:
-    """The methods in the order of the table: base, experts, baselines by name, and what was merged."""
-    last = [method for method in METHOD_NAMES if method not in {*_FIRST, *BASELINES}]
-    baselines = sorted(set(accuracy) - {*_FIRST, *last})
-    return [method for method in (*_FIRST, *baselines, *last) if method in accuracy]
+    return ["task", *(method_name(m) for m in methods)], rows
 
 
 def routing_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -6,11 +6,11 @@ A plan is a value: it holds references and digests, never tensors, and is sent t
 import hashlib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esm_core.alpha.choice import ChosenAlpha
 from esm_core.architecture import Architecture
-from esm_core.errors import IntegrityError
+from esm_core.errors import InputError, IntegrityError
 from esm_core.facts import CheckpointFacts, TaskFacts
 from esm_core.heads import head_identity
 from esm_core.inspection import check_distinct
@@ -255,9 +255,15 @@ def load_plan(url: str) -> Plan:
     ------
     IntegrityError
         The file is not what was saved.
+    InputError
+        It names what is not here: a merge method that is not installed on this machine.
     """
     location = Location.parse(url)
     content = location.read_bytes()
     if hashlib.sha256(content).hexdigest() != location.name.removesuffix(".json"):
         raise IntegrityError(f"{location}: is damaged. Delete it and run again.")
-    return Plan.model_validate_json(content)
+    try:
+        return Plan.model_validate_json(content)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputError(*(f"{location}: cannot be used here: {problem}." for problem in problems)) from None

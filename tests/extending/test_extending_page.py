@@ -35,8 +35,8 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.s3
 class TestNpzImagesOnS3(TestNpzImages):  # type: ignore[name-defined]  # noqa: F821  made by exec
     @pytest.fixture
-    def folder(self, s3):
-        return s3.bucket() / "images"
+    def folder(self, bucket, request):
+        return bucket / type(self).__name__ / request.node.name / "images"
 
 
 def test_the_suites_of_the_page_are_run_here() -> None:

@@ -19,11 +19,13 @@ from esm_core.artifacts import open_version
 from esm_core.errors import InputError
 from esm_core.evaluate import EvaluationJob, evaluation_file
 from esm_core.model_card import accuracy_rows
+from esm_core.plan import load_plan, plan_file
 from esm_core.recipe_file import load_recipe
 from esm_core.stage_collect import collect_task
 from esm_core.survey import survey
 
 ROOT = Path(__file__).parents[2]
+Ready = tuple[Installed, World, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_a_half_fine_tune_of_timm_is_refused_by_name(acme: Installed, tmp_path: 
 
 
 @pytest.fixture
-def ready(acme: Installed, tmp_path: Path) -> tuple[Installed, World, dict[str, Any]]:
+def ready(acme: Installed, tmp_path: Path) -> Ready:
     world = acme_world(tmp_path / "world")
     return acme, world, names(world)
 
@@ -104,7 +106,7 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 
 def test_an_updated_method_is_measured_again_and_nothing_else_is(
-    ready: tuple[Installed, World, dict[str, Any]],
+    ready: Ready,
 ) -> None:
     acme, world, before = ready
     assert names(world) == before
@@ -113,7 +115,7 @@ def test_an_updated_method_is_measured_again_and_nothing_else_is(
 
 
 def test_a_new_version_of_the_package_counts_as_other_code(
-    ready: tuple[Installed, World, dict[str, Any]],
+    ready: Ready,
 ) -> None:
     acme, world, before = ready
     acme.write(version="1.1")
@@ -122,7 +124,7 @@ def test_a_new_version_of_the_package_counts_as_other_code(
 
 
 def test_a_scheme_that_reads_other_tensors_makes_another_merge(
-    ready: tuple[Installed, World, dict[str, Any]],
+    ready: Ready,
 ) -> None:
     acme, world, before = ready
     acme.change("timm_clip.py", "parts[0].squeeze(0).squeeze(0)", "parts[0].squeeze(0).squeeze(0) + 1")
@@ -130,7 +132,7 @@ def test_a_scheme_that_reads_other_tensors_makes_another_merge(
 
 
 def test_a_source_that_reads_other_images_makes_another_merge(
-    ready: tuple[Installed, World, dict[str, Any]],
+    ready: Ready,
 ) -> None:
     acme, world, before = ready
     acme.change("npz_images.py", "image.tobytes()", "(255 - image).tobytes()")
@@ -139,7 +141,7 @@ def test_a_source_that_reads_other_images_makes_another_merge(
 
 
 def test_a_worker_with_other_code_refuses_the_checkpoint(
-    ready: tuple[Installed, World, dict[str, Any]],
+    ready: Ready,
 ) -> None:
     acme, world, _ = ready
     plan = planned(world)
@@ -148,6 +150,17 @@ def test_a_worker_with_other_code_refuses_the_checkpoint(
         InputError, match=r"task cats: .*was inspected with acme-esmerge 1\.0, which is not what"
     ):
         collect_task(plan, "cats")
+
+
+def test_a_worker_without_the_package_says_what_is_missing(ready: Ready) -> None:
+    acme, world, _ = ready
+    world.recipe["compare"] = [{"method": "ties"}]
+    url = plan_file(planned(world)).url
+    acme.write(points={})
+    with pytest.raises(
+        InputError, match=r"plans/\w+\.json: cannot be used here: recipe\.compare\.0\.method: .*'ties'"
+    ):
+        load_plan(url)
 
 
 # In esmerge's own folders.

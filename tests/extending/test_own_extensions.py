@@ -197,8 +197,8 @@ class TestParquet(ImageSourceTests):
 
 class _OnS3:
     @pytest.fixture
-    def folder(self, s3):
-        return s3.bucket() / "images"
+    def folder(self, bucket, request):
+        return bucket / type(self).__name__ / request.node.name / "images"
 
 
 @pytest.mark.s3
