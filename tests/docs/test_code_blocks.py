@@ -225,16 +225,12 @@ OURS = (
 )
 
 
-ELSEWHERE = ("esmerge/recipe.yaml", "esmerge/prefect")
-"""In a bucket called so, and in the cache folder."""
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_files_of_the_repository_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     places = re.findall(rf"(?<![\w./}}-])((?:{'|'.join(OURS)})/[\w./*-]*[\w*/])", text)
     for place in {place.rstrip("/") for place in places if "*" not in place}:
-        if place not in ELSEWHERE:
+        if place not in ("esmerge/recipe.yaml", "esmerge/prefect"):  # in a bucket, and in the cache folder
             assert (ROOT / place).exists(), f"{page}: there is no {place}"
 
 
