@@ -15,7 +15,7 @@ from esm_core.checkpoints.layouts import LAYOUTS, bare_tower, hf_clip, hf_vit, o
 from esm_core.images.folder import ImageFolder
 from esm_core.images.parquet import ParquetImages
 from esm_core.images.webdataset import WebDataset
-from esm_core.methods import BASELINES, average, iso_c, task_arithmetic, tsv_m
+from esm_core.methods import BASELINES, average, iso_c, iso_cts, task_arithmetic, tsv_m
 from esm_core.testing import ImageSourceTests, LayoutTests, MergeMethodTests
 
 # Merge methods.
@@ -35,6 +35,10 @@ class TestTsvM(MergeMethodTests):
 
 class TestIsoC(MergeMethodTests):
     module = iso_c
+
+
+class TestIsoCts(MergeMethodTests):
+    module = iso_cts
 
 
 # Naming schemes.
