@@ -271,8 +271,9 @@ def own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr("deployments.local.run_merge", run_merge)
-    monkeypatch.setattr("esmerge.commands.merging.run_merge", run_merge, raising=False)
+    monkeypatch.setattr(
+        "deployments.local.Run.merge", lambda run, recipe, workers: run_merge(recipe, workers)
+    )
     return folder
 
 
