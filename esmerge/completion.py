@@ -54,7 +54,8 @@ def complete_channel(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _artifact(context: typer.Context) -> str:
-    return str(context.params.get("name") or "")
+    # While an option waits for its value, what is no option is not taken apart yet; the name comes first.
+    return str(context.params.get("name") or next(iter(context.args), ""))
 
 
 def _offered(context: typer.Context, incomplete: str, listed: Callable[[str], list[str]]) -> list[str]:

@@ -8,8 +8,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from esm_core.model_card import accuracy_rows, routing_rows
-
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -18,6 +16,8 @@ def print_json(content: Any) -> None:
 
 
 def print_accuracy(manifest: Any) -> None:
+    from esm_core.model_card import accuracy_rows, routing_rows
+
     header, rows = accuracy_rows(manifest["metrics"]["accuracy"])
     print_table("Accuracy on the test images, %", "normalised: accuracy over the expert's", header, rows)
     print_table("Test images routed to their own expert, %", "", *routing_rows(manifest["metrics"]))

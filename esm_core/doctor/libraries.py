@@ -36,7 +36,7 @@ def check_libraries(extras: Collection[str] = ()) -> list[Check]:
         asked = list(_asked(extras))
     except PackageNotFoundError:
         return [Check("libraries", "warn", "esmerge is not installed as a package", _INSTALL)]
-    fitting, problems = [], []
+    fitting, problems = [f"{PACKAGE} {version(PACKAGE)}"], []
     for requirement, extra in asked:
         problem = _problem(requirement, extra)
         if problem is None:

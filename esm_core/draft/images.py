@@ -81,8 +81,9 @@ def _one(paths: set[str], files: Sequence[str]) -> str:
     """The one path: the outermost, the first; of several archives in a folder of their own, the folder."""
     first = min(paths, key=lambda path: (path.count("/"), path))
     folder = first.rpartition("/")[0]
-    beside = {file for file in files if file.rpartition("/")[0] == folder}
-    return folder if len(paths) > 1 and folder and beside == paths else first
+    if len(paths) == 1 or not folder:
+        return first
+    return folder if {file for file in files if file.rpartition("/")[0] == folder} == paths else first
 
 
 def _without_overlap(roles: dict[str, str]) -> dict[str, str]:

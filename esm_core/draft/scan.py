@@ -54,8 +54,10 @@ class Scan:
     ----------
     files : list of str
         Every file that is looked at: none hidden, of a store or of a registry.
-    configs : dict of str to dict
-        The open_clip configurations, by path.
+    towers, heads : dict
+        Checkpoints by path; of one in a folder of open_clip or transformers, the folder's.
+    configs : list of str
+        Paths of open_clip configurations.
     skipped : dict of str to str
         Why a file is left out.
     """

@@ -15,6 +15,7 @@ from world import World
 
 from esm_core.channels import promote
 from esm_core.errors import TransientStorageError
+from esm_core.gc.report import Report
 from esm_core.storage import Location
 from esmerge.cli import COMMANDS
 
@@ -163,6 +164,16 @@ def test_what_may_pass_is_exit_code_1_and_ctrl_c_is_130(
     assert said in content["message"]
     plain = esmerge("versions", "pets", "--store", "s")
     assert (plain.code, plain.out, plain.err.count("\n")) == (code, "", 1)
+
+
+def test_what_gc_could_not_delete_is_in_its_document(
+    folder: Path, esmerge: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Report(failed=["shifts/1: access refused"])
+    monkeypatch.setattr("esm_core.gc.delete.delete", lambda *arguments: report)
+    done = esmerge("gc", "--store", folder / "store", "--delete", "--json")
+    assert (done.code, json.loads(done.out)["failed"]) == (1, ["shifts/1: access refused"])
+    assert "could not delete everything" in done.err
 
 
 def test_an_error_in_esmerge_is_exit_code_1_with_its_traceback(
