@@ -45,8 +45,9 @@ stack: $(VENV)/.installed
 stack-demo: $(VENV)/.installed
 	@$(BIN)/python -m deployments.stack_demo --state $(STACK) --demo $(DEMO) $(STACK_DEMO_FLAGS)
 
+# Not --quiet: what it does not print, --strict does not count.
 docs: $(VENV)/.installed
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean --site-dir $(abspath $(SITE))
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --site-dir $(abspath $(SITE))
 	@echo "open $(SITE)/index.html"
 
 lint: $(VENV)/.installed

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,20 @@ from docs_tools.site import with_site_links
 ROOT = Path(__file__).parents[2]
 
 
-def built_site(folder: Path) -> Path:
-    """The site, built strictly below ``folder``."""
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT,
+def build(folder: Path, root: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """Build the site of ``root`` strictly below ``folder``, as ``make docs`` does."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=root,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
     )
+
+
+def built_site(folder: Path) -> Path:
+    """The site below ``folder``, built without a warning."""
+    built = build(folder)
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr
     return folder
@@ -30,6 +36,26 @@ def built_site(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_site(tmp_path_factory.mktemp("site"))
+
+
+def test_make_docs_builds_it_the_same_way() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-m mkdocs build --strict --clean" in makefile
+    assert "mkdocs build --quiet" not in makefile  # it would keep warnings from being counted
+
+
+def test_broken_links_and_anchors_stop_the_build(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for folder in ("docs", "docs_tools", "benchmarks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    for file in ("mkdocs.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / file, copy / file)
+    with (copy / "docs" / "faq.md").open("a") as page:
+        page.write("\n[a](nowhere.md) [b](method.md#nowhere) [c](../benchmarks/RESULTS.md#nowhere)\n")
+    built = build(tmp_path / "site", copy)
+    assert built.returncode != 0
+    for wrong in ("nowhere.md", "method.md#nowhere", "RESULTS.md#nowhere"):
+        assert wrong in built.stderr
 
 
 def test_every_document_is_a_page(site: Path) -> None:
