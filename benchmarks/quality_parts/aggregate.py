@@ -30,7 +30,7 @@ def summarise(by_seed: Sequence[Results]) -> Summary:
     columns = [column for column, figures in by_seed[0].items() if figures["test"]]
     return {
         "tasks": sorted(by_seed[0]["experts"]["test"]),
-        "normalized": {column: [_normalised(own, column) for own in by_seed] for column in columns},
+        "normalized": {column: [normalised(own, column) for own in by_seed] for column in columns},
         "accuracy": {column: [_rounded(own[column]["test"]) for own in by_seed] for column in columns},
         "coefficient": _facts(by_seed, "coefficient"),
         "routing": {
@@ -51,10 +51,10 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else mean
 
 
-def _normalised(results: Results, column: str) -> float:
-    """Accuracy over the fine-tune's, averaged over tasks."""
-    own, best = results[column]["test"], results["experts"]["test"]
-    return round(statistics.fmean(own[task] / best[task] for task in sorted(best)), _DIGITS)
+def normalised(results: Results, column: str, split: str = "test", best: str = "experts") -> float:
+    """Accuracy over that of the column of the fine-tunes, averaged over tasks."""
+    own, best_of = results[column][split], results[best][split]
+    return round(statistics.fmean(own[task] / best_of[task] for task in sorted(best_of)), _DIGITS)
 
 
 def _rounded(accuracy: Mapping[str, float]) -> dict[str, float]:

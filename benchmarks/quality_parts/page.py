@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks.quality_parts import labels, words
 from benchmarks.quality_parts.aggregate import spread
+from benchmarks.quality_parts.automatic import section
 from benchmarks.quality_parts.claims import (
     CLAIMS,
     ORDERING,
@@ -70,6 +71,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(by_tasks, labels.PROXIES.rows, LABEL_FREE_AND_VALIDATION)
     yield from _experts(by_tasks)
     yield from _truncation(*next(iter(by_tasks.items())))
+    found = {count: own["automatic"] for count, own in by_tasks.items()}
+    yield from section(found, report["seeds"], report["held_out_seeds"])
     yield from _others(by_tasks)
     yield from _chosen(by_tasks)
 

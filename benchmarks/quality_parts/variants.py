@@ -1,5 +1,6 @@
 """Every variant of the benchmark, in the order of its tables. One entry adds one."""
 
+from benchmarks.quality_parts.candidates import CANDIDATES, FINE_TUNES
 from benchmarks.quality_parts.proxies import Proxies
 from benchmarks.quality_parts.routed import Routed
 from benchmarks.quality_parts.static import Base, Baseline, Esm, FineTunes
@@ -71,7 +72,10 @@ PROXIES: tuple[Variant, ...] = (
     Esm("esm_proxies_faces", proxies=Proxies(32, "faces")),
 )
 
-VARIANTS: tuple[Variant, ...] = (*STATIC, *ABLATIONS, *ROUTED, *PROXIES, Truncation())
+AUTOMATIC: tuple[Variant, ...] = (FINE_TUNES, *CANDIDATES)
+"""Measured on held-out seeds too."""
+
+VARIANTS: tuple[Variant, ...] = (*STATIC, *ABLATIONS, *ROUTED, *PROXIES, Truncation(), *AUTOMATIC)
 
 QUICK = (
     "experts",
