@@ -97,13 +97,16 @@ CLAIMS = (
     *(
         Claim(
             f"{whose} images as proxies cost < 0.1 points{how}",
-            PAPER,
-            f"esm_proxies_{source}{ending}",
+            source,
+            f"esm_proxies_{proxies}{ending}",
             f"esm{ending}",
             -0.001,
         )
-        for whose, source in (("Another task's", "other_task"), ("No task's", "faces"))
-        for how, ending in (("", ""), (", α by validation", "_validation"))
+        for whose, proxies in (("Another task's", "other_task"), ("No task's", "faces"))
+        for how, ending, source in (
+            (", α label-free", "", f"{PAPER}, with our α"),
+            (", α by validation", "_validation", PAPER),
+        )
     ),
     Claim(
         "Published experts (rank 8) beat the static merge",

@@ -79,7 +79,10 @@ def _parts(figure: Any, summary: Summary) -> None:
         axes.plot(own, [place] * len(own), ".", color=_BLUE, markersize=4)
     axes.set_yticks(places, [label for label, _ in rows])
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(title="What changes without a part of ESM", xlabel="points of normalised accuracy")
+    axes.set(
+        title=f"What changes without a part of ESM ({len(summary['tasks'])} tasks)",
+        xlabel="points of normalised accuracy",
+    )
 
 
 def _ranks(figure: Any, summary: Summary) -> None:
@@ -93,7 +96,11 @@ def _ranks(figure: Any, summary: Summary) -> None:
     axes.axhline(100 * statistics.fmean(found["esm"]), color=_GREY, linestyle=":", label="ESM, no experts")
     axes.set_xscale("log", base=2)
     axes.set_xticks([4, 8, 16, 32], ["4", "8", "16", "32"])
-    axes.set(title="Experts by rank", xlabel="rank", ylabel="normalised accuracy, %")
+    axes.set(
+        title=f"Experts by rank ({len(summary['tasks'])} tasks)",
+        xlabel="rank",
+        ylabel="normalised accuracy, %",
+    )
     axes.legend(frameon=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from services import Command
 
 from benchmarks.quality_parts.claims import ORDERING
 from benchmarks.quality_parts.run import TASKS
@@ -101,7 +102,11 @@ def test_what_is_kept_is_read_and_what_is_damaged_is_made_again(
     assert not list((ROOT / "benchmarks").glob("*.tmp"))
 
 
-def test_it_measures_what_the_product_publishes(first: tuple[dict[str, Any], list[str]], work: Path) -> None:
+@pytest.mark.server
+@pytest.mark.usefixtures("prefect_server")
+def test_it_measures_what_the_product_publishes(
+    first: tuple[dict[str, Any], list[str]], work: Path, esmerge: Command
+) -> None:
     folder = work / "quick-0"
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["tasks"] = [task for task in recipe["tasks"] if task["name"] in TASKS[4]]
@@ -109,8 +114,8 @@ def test_it_measures_what_the_product_publishes(first: tuple[dict[str, Any], lis
         {"method": name} for name in ("average", "task_arithmetic", "tsv_m", "iso_c", "iso_cts")
     ]
     (folder / "four.yaml").write_text(yaml.safe_dump(recipe))
-    merge = [sys.executable, "-m", "esmerge.cli", "merge", str(folder / "four.yaml")]
-    subprocess.run(merge, check=True, timeout=600, capture_output=True, env=ENVIRONMENT, cwd=work)
+    merged = esmerge("merge", folder / "four.yaml")
+    assert merged.code == 0, merged.err
     (path,) = (folder / "store" / "artifacts" / recipe["name"]).glob("v*/manifest.json")
     manifest = json.loads(path.read_text())
     summary = first[0]["by_tasks"]["4"]
