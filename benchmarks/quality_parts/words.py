@@ -68,5 +68,5 @@ gains there.
 CHOSEN = """\
 Tuned coefficients are from grids: Task Arithmetic {sums}, TSV-M, Iso-C and Iso-CTS {spectral}. α is found
 by golden section on [0, 4], without labels or by validation accuracy ([method
-notes](../docs/method.md#the-choice-of-α)). What was taken, seed by seed:
+notes](../docs/method.md#the-choice-of-alpha)). What was taken, seed by seed:
 """
