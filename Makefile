@@ -36,6 +36,7 @@ demo: $(VENV)/.installed
 	@PREFECT_HOME=$(abspath $(DEMO))/prefect $(BIN)/esmerge merge $(DEMO)/recipe.yaml
 	@echo
 	@echo "Next: $(BIN)/esmerge show --store $(DEMO)/store demo"
+	@echo "      $(BIN)/esmerge report $(DEMO)/store demo -o $(DEMO)/report.html"
 	@echo "      edit a copy of $(DEMO)/recipe.yaml and run: $(BIN)/esmerge merge YOUR_RECIPE"
 
 # exec: a signal to make's child is a signal to the stack.
