@@ -138,8 +138,8 @@ class TaskSpec(_Section):
     name: Name = Field(description=f"Unique name of the task: {NAME_RULE}.")
     checkpoint: str = Field(description="The fine-tuned checkpoint; file or folder, as for the base.")
     proxy: str = Field(
-        description="Unlabelled proxy images, of the kind the task is for: image folder, webdataset tar (or a "
-        "folder of them), Parquet."
+        description="Unlabelled proxy images, of the kind the task is for: image folder, webdataset tar (or "
+        "a folder of them), Parquet."
     )
     validation: str | None = Field(
         None,
