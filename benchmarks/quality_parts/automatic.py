@@ -15,6 +15,7 @@ RULES = {"displacement": "the score that α is searched by", "agreement": "agree
 """Fact of a candidate that is maximised → what it is called."""
 
 LABELS = {
+    "candidate_released_alpha": "α = 2, the released code's, without a search",
     "candidate_no_eigen_weights": "without eigenvalue weights",
     "candidate_no_inter_task": "without inter-task scaling",
     "candidate_no_inter_dimension": "without inter-dimension scaling",

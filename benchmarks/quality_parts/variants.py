@@ -2,6 +2,7 @@
 
 from benchmarks.quality_parts.candidates import CANDIDATES, FINE_TUNES
 from benchmarks.quality_parts.proxies import Proxies
+from benchmarks.quality_parts.released_alpha import ReleasedAlpha
 from benchmarks.quality_parts.routed import Routed
 from benchmarks.quality_parts.static import Base, Baseline, Esm, FineTunes
 from benchmarks.quality_parts.truncation import Truncation
@@ -72,7 +73,7 @@ PROXIES: tuple[Variant, ...] = (
     Esm("esm_proxies_faces", proxies=Proxies(32, "faces")),
 )
 
-AUTOMATIC: tuple[Variant, ...] = (FINE_TUNES, *CANDIDATES)
+AUTOMATIC: tuple[Variant, ...] = (FINE_TUNES, *CANDIDATES, ReleasedAlpha())
 """Measured on held-out seeds too."""
 
 VARIANTS: tuple[Variant, ...] = (*STATIC, *ABLATIONS, *ROUTED, *PROXIES, Truncation(), *AUTOMATIC)

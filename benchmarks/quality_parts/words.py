@@ -55,14 +55,13 @@ basis is made from 32 proxies where not said.
 """
 
 AUTOMATIC = """\
-Could a merge choose its settings for itself, from unlabelled proxies? Each row changes the published settings
-in one way, with an α of its own that is searched without labels. The first two rows choose one of the others,
-or the published settings, for each merge by itself: by the score that α is searched by, or by the share of
-128 unlabelled proxies per task that the merged model classifies as their fine-tune does (which takes heads).
-Figures are gains over the published settings, in points of normalised accuracy, lowest and highest seed in
-brackets. Candidates and rules were thought of with validation images of seeds {seeds} in view; what decides
-are the test images of seeds {held_out}, which nothing was picked on. A row is worth having only where it
-gains there.
+Could a merge choose its settings for itself, from unlabelled proxies? Gains are over the published settings
+with an α searched without labels, in points of normalised accuracy, lowest and highest seed in brackets. Each
+row changes one thing and searches its own α in the same way; the third row has no search. The first two rows
+choose one of the changed settings, or the published ones, for each merge by itself: by the score that α is
+searched by, or by the share of 128 unlabelled proxies per task that the merged model classifies as their
+fine-tune does (which takes heads). Candidates and rules were thought of with validation images of seeds
+{seeds} in view; what decides are the test images of seeds {held_out}, which nothing was picked on.
 """
 
 CHOSEN = """\
