@@ -41,7 +41,7 @@ def spectra_file(plan: Plan, name: str) -> Location:
     """Where a task's curves are kept; they depend on the fine-tune and the base alone."""
     identity = {
         **plan.expert_identity(name),
-        "base": plan.base.sha256,
+        "base": plan.base.identity,
         "weights": sampled(plan.decomposed),
     }
     return plan.store / "spectra" / f"{digest_of('spectra', identity)}.json"
