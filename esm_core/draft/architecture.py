@@ -116,7 +116,7 @@ def _has_shapes(architecture: Architecture, base: FoundTower) -> bool:
     except InputError:  # of another kind than what can be merged
         return False
     own = {name: tuple(info.shape) for name, info in base.tower.tensors.items()}
-    if base.tower.layout.startswith("HF"):
+    if base.tower.borrows_projection:
         own.setdefault("visual.proj", expected.get("visual.proj", ()))
     return own == expected
 
