@@ -182,7 +182,7 @@ def heatmap(
                     )
                 )
     described = (
-        f"{count} by {count} cells, from {text(scale[0])} (pale) to {text(scale[1])}. Data table follows."
+        f"{count} by {count} cells, from {text(scale[0])} (faint) to {text(scale[1])}. Data table follows."
     )
     return _svg(
         key, title, described, left + count * cell + longest * _CHAR * 0.4 + 6, top + count * cell + 2, parts

@@ -38,7 +38,7 @@ def interference(analysis: Analysis | None) -> Section:
         "Overlap of the subspaces that are kept of two tasks: 1 is the same subspace, 0 is orthogonal. Tasks "
         "that share directions compete for them when they are merged. Random subspaces of these sizes would "
         f"overlap by {chance:.2f}.",
-        f"Colours go from {scale[0]:.2f} (pale) to {scale[1]:.2f}, the largest mean of any pair.",
+        f"Colours go from {scale[0]:.2f} (faint) to {scale[1]:.2f}, the largest mean of any pair.",
     ]
     figures = [
         Figure(
