@@ -263,7 +263,7 @@ class Location:
             if self.is_local:
                 stream: IO[bytes] = open(self.path, "rb")  # noqa: SIM115  the caller closes it
                 return stream
-            from esm_core.storage_s3 import READ_AHEAD, ObjectReader
+            from esm_core.storage_s3_reader import READ_AHEAD, ObjectReader
 
             return io.BufferedReader(ObjectReader(self._s3, self.path), READ_AHEAD)
 

@@ -10,7 +10,6 @@ operation so sends at most ``ATTEMPTS`` requests, a read ``ATTEMPTS * BODY_ATTEM
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import io
 import logging
@@ -26,14 +25,13 @@ from aiohttp import ClientError as BodyError
 from botocore.exceptions import HTTPClientError  # type: ignore[import-untyped]
 
 from esm_core.errors import TransientStorageError
-from esm_core.storage_errors import error_code, is_transient, storage_errors, times_repeated
+from esm_core.storage_errors import error_code, is_transient, times_repeated
 
 ATTEMPTS = 6  # of one request, with pauses of up to 1, 2, 4, 8 and 16 s: an outage of some seconds passes
 BODY_ATTEMPTS = 4  # of a body that breaks off
 CONNECT_TIMEOUT = 5  # seconds
 READ_TIMEOUT = 20  # seconds without a byte
 PART_BYTES = 32 * 1024**2  # of an upload in parts, and of ranges read at the same time
-READ_AHEAD = 8 * 1024**2
 
 _patient: ContextVar[bool] = ContextVar("patient", default=True)
 
@@ -275,42 +273,6 @@ class Upload(io.RawIOBase):
         joined = hashlib.md5(bytes.fromhex("".join(digests)), usedforsecurity=False).hexdigest()
         found = self._fs.info(self._path)
         return bool(found["size"] == self._size and found["ETag"].strip('"') == f"{joined}-{len(digests)}")
-
-
-class ObjectReader(io.RawIOBase):
-    """One version of an object by ranges; an object that is replaced meanwhile is an error."""
-
-    def __init__(self, fs: SteadyS3, path: str) -> None:
-        self._fs, self._path, self._position = fs, path, 0
-        with storage_errors(f"s3://{path}", "read"):
-            found = fs.info(path)
-            if found["type"] != "file":
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        self._size, self._etag = int(found["size"]), found["ETag"]
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise ValueError(f"cannot seek to {start + offset}")
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, target: Any) -> int:
-        start = self._position
-        end = min(start + len(target), self._size)
-        if end <= start:
-            return 0
-        with storage_errors(f"s3://{self._path}", "read"):
-            data = self._fs.cat_file(self._path, start=start, end=end, etag=self._etag)
-        target[: len(data)] = data
-        self._position = end
-        return len(data)
 
 
 def _is_range(answer: dict[str, Any], start: int | None, end: int | None) -> bool:
