@@ -3,7 +3,7 @@
 import math
 import re
 import reprlib
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import torch
 from pydantic import (
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from esm_core.layers import ESSENTIAL_KINDS, LAYER_KINDS, LayerKind
-from esm_core.methods import baseline, method_names
+from esm_core.methods import check_method, describe_methods
 from esm_core.names import NAME_RULE
 from esm_core.names import check_name as check_name
 from esm_core.settings import ExpertSettings, GateSettings, MergeSettings
@@ -59,26 +59,8 @@ def _check_version(value: object) -> str:
     return f"v{int(match[1]):06d}"
 
 
-def _check_method(name: str) -> str:
-    names = method_names()
-    if name not in names:
-        raise ValueError(
-            f"there is no merge method {reprlib.repr(name)}; there are {', '.join(names)} (one of another "
-            "package must be installed where it runs)"
-        )
-    return name
-
-
-def _describe_methods(schema: dict[str, Any]) -> None:
-    """What the methods' own files say of them; of those that are installed beside, which are loaded."""
-    names = method_names()
-    found = [(name, baseline(name)) for name in names]
-    told = "; ".join(f"{name}: {m.summary.rstrip('.')} (coefficient {m.coefficient:g})" for name, m in found)
-    schema |= {"enum": list(names), "description": f"The baseline, each at most once. {told}."}
-
-
 Name = Annotated[str, AfterValidator(check_name)]
-Method = Annotated[str, AfterValidator(_check_method)]
+Method = Annotated[str, AfterValidator(check_method)]
 Label = Annotated[
     str, PlainValidator(_check_version, json_schema_input_type=Annotated[int, Field(ge=1)] | str)
 ]
@@ -235,7 +217,7 @@ class EvaluateSpec(_Section):
 class CompareSpec(_Section):
     """A baseline to evaluate beside ESM."""
 
-    method: Method = Field(json_schema_extra=_describe_methods)
+    method: Method = Field(json_schema_extra=describe_methods)
     coefficient: float | None = Field(
         None, gt=0, description="Merging coefficient; unset means the method's default."
     )

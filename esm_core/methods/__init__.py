@@ -6,10 +6,12 @@ is the method's name in a recipe. Modules of other distributions are found by en
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -117,6 +119,25 @@ def method_title(name: str) -> str:
         return baseline(name).title
     except ExtensionError:
         return name
+
+
+def check_method(name: str) -> str:
+    """The name of a method in a recipe; ``ValueError`` where there is none of that name."""
+    names = method_names()
+    if name not in names:
+        raise ValueError(
+            f"there is no merge method {reprlib.repr(name)}; there are {', '.join(names)} (one of another "
+            "package must be installed where it runs)"
+        )
+    return name
+
+
+def describe_methods(schema: dict[str, Any]) -> None:
+    """What the methods' own files say of them; of those that are installed beside, which are loaded."""
+    names = method_names()
+    found = [(name, baseline(name)) for name in names]
+    told = "; ".join(f"{name}: {m.summary.rstrip('.')} (coefficient {m.coefficient:g})" for name, m in found)
+    schema |= {"enum": list(names), "description": f"The baseline, each at most once. {told}."}
 
 
 def _installed() -> dict[str, EntryPoint]:
