@@ -135,6 +135,11 @@ def isotropic(inputs: InputFactor) -> InputFactor:
     return inputs._replace(factor=torch.eye(inputs.factor.shape[1], dtype=torch.float64))
 
 
+def released(problem: Problem, line: Line) -> ChosenAlpha:
+    """The released code's coefficient, whatever is merged."""
+    return ChosenAlpha(value=RELEASED, method="released")
+
+
 def at(problem: Problem, line: Line, chosen: ChosenAlpha) -> Figures:
     """What the tower at a chosen coefficient gets right."""
     tower = problem.tower(line.at(chosen.value))
@@ -144,7 +149,7 @@ def at(problem: Problem, line: Line, chosen: ChosenAlpha) -> Figures:
 
 def _chosen(problem: Problem, line: Line, search: Search, proxies: Proxies) -> ChosenAlpha:
     if search == "released":
-        return ChosenAlpha(value=RELEASED, method="released")
+        return released(problem, line)
     return by_validation(problem, line) if search == "validation" else label_free(problem, line, proxies)
 
 

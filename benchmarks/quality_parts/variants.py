@@ -2,9 +2,8 @@
 
 from benchmarks.quality_parts.candidates import CANDIDATES, FINE_TUNES
 from benchmarks.quality_parts.proxies import Proxies
-from benchmarks.quality_parts.released_alpha import ReleasedAlpha
 from benchmarks.quality_parts.routed import Routed
-from benchmarks.quality_parts.static import Base, Baseline, Esm, FineTunes
+from benchmarks.quality_parts.static import Base, Baseline, Esm, FineTunes, Merged, esm_line, released
 from benchmarks.quality_parts.truncation import Truncation
 from benchmarks.quality_parts.variant import Variant
 from esm_core.layers import LAYER_KINDS, LayerKind
@@ -73,7 +72,10 @@ PROXIES: tuple[Variant, ...] = (
     Esm("esm_proxies_faces", proxies=Proxies(32, "faces")),
 )
 
-AUTOMATIC: tuple[Variant, ...] = (FINE_TUNES, *CANDIDATES, ReleasedAlpha())
+RELEASED_ALPHA = Merged("candidate_released_alpha", esm_line, released)
+"""What a search without labels has to beat."""
+
+AUTOMATIC: tuple[Variant, ...] = (FINE_TUNES, *CANDIDATES, RELEASED_ALPHA)
 """Measured on held-out seeds too."""
 
 VARIANTS: tuple[Variant, ...] = (*STATIC, *ABLATIONS, *ROUTED, *PROXIES, Truncation(), *AUTOMATIC)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.quality_parts.automatic import LABELS, automatic, choose, section
 from benchmarks.quality_parts.candidates import CANDIDATES, FINE_TUNES, ranks_by_energy
-from benchmarks.quality_parts.released_alpha import ReleasedAlpha
+from benchmarks.quality_parts.variants import RELEASED_ALPHA
 
 
 def test_directions_go_where_the_energy_is() -> None:
@@ -21,7 +21,7 @@ def test_every_task_keeps_a_direction() -> None:
 
 
 def test_every_candidate_but_the_published_one_has_a_label() -> None:
-    assert list(LABELS) == [ReleasedAlpha().name, *(candidate.name for candidate in CANDIDATES[1:])]
+    assert list(LABELS) == [RELEASED_ALPHA.name, *(candidate.name for candidate in CANDIDATES[1:])]
 
 
 def seed(better: float, agreement: float, displacement: float = 0.4) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def seed(better: float, agreement: float, displacement: float = 0.4) -> dict[str
         facts = {"displacement": score, "agreement": agreed}
         return {"test": {"a": test}, "validation": {"a": validation}, "facts": facts}
 
-    names = [ReleasedAlpha().name, *(candidate.name for candidate in CANDIDATES)]
+    names = [RELEASED_ALPHA.name, *(candidate.name for candidate in CANDIDATES)]
     columns = {name: column(0.4, 0.3, 0.5, 0.6) for name in names}
     columns["candidate_conv1"] = column(0.4 + better, 0.3, displacement, agreement)
     return columns | {FINE_TUNES.name: {"test": {"a": 0.8}, "validation": {"a": 0.5}, "facts": {}}}
