@@ -59,7 +59,7 @@ COMMANDS = (
             "$ esmerge report store pets -o pets.html  # the newest",
             "$ esmerge report s3://models/esmerge pets stable -o pets.html",
         ),
-        '{"version": "v000012", "url": "file:///work/pets.html", "bytes": 180000}',
+        '{"version": "v000012", "url": "file:///home/ann/pets.html", "bytes": 180000}',
     ),
     Command(
         "compare",
