@@ -6,9 +6,9 @@ is there is whole and right for any merge that asks for it.
 
 Notes
 -----
-Bits must not depend on whether a decomposition was read or made. So what is made is what would be kept, at a
-rank that all counts of tasks from one power of two to the next share, and both are cut to the rank a merge
-keeps by the same copy.
+Bits must not depend on whether a decomposition was read or made. So what is made is what would be kept: in
+float32, and at a rank that all counts of tasks from one power of two to the next share. Both are cut to the
+rank a merge keeps by the same copy.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import json
 import struct
 from collections.abc import Sequence
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
@@ -48,7 +49,7 @@ def made_rank(size: int, count: int) -> int:
 
 
 def decompose(plan: Plan, weight: str, update: Tensor, inputs: InputFactor | ShiftFactor | None) -> Part:
-    """A task's decomposition of one weight, at the rank it is kept with.
+    """A task's decomposition of one weight, at the rank and in the precision it is kept with.
 
     Parameters
     ----------
@@ -59,8 +60,16 @@ def decompose(plan: Plan, weight: str, update: Tensor, inputs: InputFactor | Shi
     """
     count, rank = len(plan.tasks), plan.recipe.method.rank
     if inputs is None:
-        return tsv_m.decompose(update, rank or made_rank(min(update.shape), count))
-    return decompose_update(update, inputs, rank or made_rank(update.shape[0], count))
+        return rounded(tsv_m.decompose(update, rank or made_rank(min(update.shape), count)))
+    return rounded(decompose_update(update, inputs, rank or made_rank(update.shape[0], count)))
+
+
+def rounded(part: Part) -> Part:
+    """The part with its matrices in float32; eigenvalues, singular values and norms stay float64.
+
+    Half the bytes to keep and to read. Rounding changes a merged update by about 1e-6 of it (Frobenius).
+    """
+    return part._replace(**{n: t.to(torch.float32) for n, t in part._asdict().items() if t.ndim == 2})
 
 
 def cut(plan: Plan, part: Part) -> Part:

@@ -25,7 +25,7 @@ class EssentialBasis(NamedTuple):
 
 
 class Decomposition(NamedTuple):
-    """One task's update of one layer, as far as a fusion needs it; float64, on the update's device.
+    """One task's update of one layer, as far as a fusion needs it; float64 where it is made, on its device.
 
     Attributes
     ----------

@@ -12,6 +12,7 @@ from benchmarks.scaling import ours
 from benchmarks.scaling.floor import decompose_flops, fuse_flops
 from benchmarks.scaling.problem import LayerProblem
 from benchmarks.scaling.usage import NOTHING, Usage, measured
+from esm_core.bases import Part
 from esm_core.storage import Location
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ def _run(
     factors: list[ours.Factor],
     clock: Clock,
     prefix: str,
-) -> tuple[list[ours.Part], Tensor]:
+) -> tuple[list[Part], Tensor]:
     pairs = zip(updates, factors, strict=True)
     parts = clock(prefix + "decompose", lambda: [ours.decompose(problem, u, f) for u, f in pairs])
     return parts, clock(prefix + "fuse", lambda: ours.fuse(parts))
@@ -121,7 +122,7 @@ def _add_one(
     problem: LayerProblem,
     more: LayerProblem,
     inputs: list[Tensor],
-    parts: list[ours.Part],
+    parts: list[Part],
     clock: Clock,
 ) -> dict[str, float]:
     """CPU seconds of a merge with one task more: from nothing, and on top of what a merge has kept.
@@ -129,12 +130,12 @@ def _add_one(
     Both decompose at the rank of the merge before and cut, as the store's kept decompositions are.
     """
 
-    def one(task: int) -> ours.Part:
+    def one(task: int) -> Part:
         update = more.updates[task]
         factor = ours.compress(more, update, inputs[task]) if more.essential else None
         return ours.decompose(problem, update, factor)
 
-    def fuse(parts: list[ours.Part]) -> Tensor:
+    def fuse(parts: list[Part]) -> Tensor:
         return ours.fuse([ours.shortened(more, part) for part in parts])
 
     added = clock("add", lambda: fuse([*parts, one(more.tasks - 1)]))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.scaling.problem import LayerProblem
+from esm_core.bases import Part, rounded
 from esm_core.collect import CollectedLayer
 from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import FactorStream, InputFactor, ShiftFactor
@@ -18,7 +19,6 @@ from esm_core.storage import Location
 SETTINGS = MergeSettings()
 
 Factor = InputFactor | ShiftFactor
-Part = Decomposition | SingularPart
 
 
 def compress(problem: LayerProblem, update: Tensor, rows: Tensor) -> Factor:
@@ -35,10 +35,10 @@ def compress(problem: LayerProblem, update: Tensor, rows: Tensor) -> Factor:
 def decompose(problem: LayerProblem, update: Tensor, factor: Factor | None) -> Part:
     """One task's part of a fusion of ``problem.tasks``; a layer that is not essential needs no factor."""
     if not problem.essential:
-        return tsv_m.decompose(update, tsv_m.kept_rank(update.shape, problem.tasks))
+        return rounded(tsv_m.decompose(update, tsv_m.kept_rank(update.shape, problem.tasks)))
     assert factor is not None
     rank = esm.kept_rank(problem.d_out, problem.tasks, SETTINGS)
-    return decompose_update(update.to(torch.float64), factor, rank)
+    return rounded(decompose_update(update.to(torch.float64), factor, rank))
 
 
 def fuse(parts: Sequence[Part]) -> Tensor:

@@ -1,8 +1,8 @@
-"""The matrix functions everything rests on, on the device of their arguments; callers pass float64."""
+"""The matrix functions everything rests on, on the device of their arguments; those are float64 by default."""
 
 from esm_core.linalg.gram import gram, mirrored
-from esm_core.linalg.polar import polar, polar_times
+from esm_core.linalg.polar import nearly_polar, polar, polar_times
 from esm_core.linalg.rank import numerical_rank
 from esm_core.linalg.symmetric import Eigen
 
-__all__ = ["Eigen", "gram", "mirrored", "numerical_rank", "polar", "polar_times"]
+__all__ = ["Eigen", "gram", "mirrored", "nearly_polar", "numerical_rank", "polar", "polar_times"]

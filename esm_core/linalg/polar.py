@@ -3,23 +3,26 @@
 import torch
 from torch import Tensor
 
-from esm_core.linalg.gram import gram, mirrored, on_lapack
+from esm_core.linalg.gram import gram, on_lapack
 from esm_core.linalg.symmetric import Eigen, Tridiagonal
 
 _SMALL = 1e-6
 """Eigenvalue of the Gram matrix, beside the largest, up to which squaring has cost too many digits."""
 
-_EXACT = 1e-3
-"""The same up to which a factor through the Gram matrix is orthonormal but for rounding."""
-
 _ROUGH, _ROUGH_SHARE = 3e-5, 0.04
 """The same up to which float32 tells a direction badly; and the share of directions it tells worst."""
 
-_FAINT = 1e-6
-"""The same from which on one correction of a direction that float32 tells badly is enough."""
+_TRACES = (1e-8, 1e-11)
+"""Strong directions that a weak one still holds after one correction, and after two."""
+
+_WANTED = 1e-5
+"""Relative error of a product up to which weak directions are not corrected again."""
 
 _TRIDIAGONAL_SIZE = 1024
 """Side from which an inverse root on few columns is cheaper without eigenvectors."""
+
+_ROWS = 512
+"""Rows of a matrix that are taken to float64 at once: few enough to stay in a core's cache."""
 
 
 def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,11 +45,31 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
     Notes
     -----
+    :func:`nearly_polar`, and one Newton-Schulz step, after which it is orthonormal to rounding.
+    """
+    factor, values = nearly_polar(matrix)
+    if factor.shape[0] < factor.shape[1]:
+        return 1.5 * factor - 0.5 * ((factor @ factor.mT) @ factor), values
+    return 1.5 * factor - 0.5 * (factor @ (factor.mT @ factor)), values
+
+
+def nearly_polar(matrix: Tensor, given: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """:func:`polar`, orthonormal to 1e-9: enough for what is rounded to float32 later.
+
+    Parameters
+    ----------
+    matrix : Tensor
+        ``[m, n]``, float64.
+    given : dtype
+        What its values were rounded to before; what that rounding alone makes of a direction is noise.
+
+    Notes
+    -----
     ``A (AᵀA)^(-1/2)`` through an eigenproblem of the smaller side. It loses the digits of small singular
     values, so the directions of those are taken from an SVD of their images under ``A`` instead.
     """
     if matrix.shape[0] < matrix.shape[1]:
-        factor, values = polar(matrix.mT)
+        factor, values = nearly_polar(matrix.mT, given)
         return factor.mT, values
     if matrix.numel() == 0:
         return matrix.clone(), matrix.new_zeros(0)
@@ -55,14 +78,12 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
     large = _large(eigenvalues)
     kept, roots = vectors[:, :large], eigenvalues[:large].sqrt()
     factor = matrix @ ((kept / roots) @ kept.mT)
-    if large and eigenvalues[large - 1] < _EXACT * eigenvalues[0]:
-        factor = _orthonormalised(factor, kept)
     if large == eigenvalues.numel():
         return factor, roots
     rest = vectors[:, large:]
     image = matrix @ rest
     image = image - factor @ (factor.mT @ image)
-    left, values, right = _small_part(image, eigenvalues[0].sqrt(), matrix.shape[0])
+    left, values, right = _small_part(image, eigenvalues[0].sqrt(), given)
     return factor + left @ (right @ rest.mT), torch.cat([roots, values]).sort(descending=True).values
 
 
@@ -72,18 +93,18 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     Parameters
     ----------
     matrix : Tensor
-        ``A``, ``[m, n]``.
+        ``A``, ``[m, n]``, float64 or float32.
     columns : Tensor
-        ``X``, ``[n, c]``.
+        ``X``, ``[n, c]``, float64.
     product : Tensor
         :func:`gram` of ``A`` in float32, ``[n, n]``; overwritten.
 
     Returns
     -------
     times : Tensor
-        ``[m, c]``.
+        ``[m, c]``, float64.
     mean : Tensor
-        No dimension.
+        No dimension, float64.
 
     Notes
     -----
@@ -95,56 +116,57 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     """
     rows, size = matrix.shape
     if not on_lapack(matrix) or size < _TRIDIAGONAL_SIZE or size > rows or 2 * columns.shape[1] > size:
-        factor, values = polar(matrix)
+        factor, values = nearly_polar(matrix.to(torch.float64), matrix.dtype)
         return factor @ columns, values.mean()
     reduced = Tridiagonal.of(product)
     few = max(int((reduced.values <= _ROUGH * reduced.values[-1]).sum()), int(_ROUGH_SHARE * size))
     weakest = float(reduced.values[few])
-    rest = _weak_directions(matrix, reduced, few, weakest)
+    rest, image = _weak_directions(matrix, reduced, few, weakest)
     met = rest.mT @ columns
     roots = reduced.values[few:].sqrt()
     root = reduced.inverse_root(columns - rest @ met, weakest)
-    times = (matrix.to(torch.float32) @ root).to(matrix.dtype)
-    left, values, right = _small_part(matrix @ rest, roots[-1], rows)
+    times = (matrix.to(torch.float32) @ root).to(torch.float64)
+    left, values, right = _small_part(image, roots[-1], matrix.dtype)
     return times + left @ (right @ met), torch.cat([roots, values]).mean()
 
 
-def _orthonormalised(factor: Tensor, kept: Tensor) -> Tensor:
-    """One Newton-Schulz step for a factor that is nearly an isometry of the span of ``kept``, ``[n, k]``.
-
-    What the step takes away is small, so a product in float32 tells it to rounding.
-    """
-    excess = mirrored(gram(factor)) - kept @ kept.mT
-    rough = torch.float32
-    return factor - 0.5 * (factor.to(rough) @ excess.to(rough)).to(factor.dtype)
-
-
-def _weak_directions(matrix: Tensor, reduced: Tridiagonal, count: int, weakest: float) -> Tensor:
-    """The ``count`` smallest right singular directions, ``[n, count]``, float64.
+def _weak_directions(
+    matrix: Tensor, reduced: Tridiagonal, count: int, weakest: float
+) -> tuple[Tensor, Tensor]:
+    """The ``count`` smallest right singular directions, ``[n, count]``, and their images, float64.
 
     Those of the reduction hold a trace of strong directions, whose images drown theirs. A correction, by
-    what ``AᵀA`` in float64 says of them, leaves a thousandth of it; the faintest directions take two more.
+    what ``AᵀA`` in float64 says of them, leaves a thousandth of it; the faintest directions take more.
     """
     found = reduced.smallest(count)
     if count == 0:
-        return found
+        return found, matrix.new_zeros(matrix.shape[0], 0, dtype=torch.float64)
     found = _corrected(matrix, reduced, found, weakest)
-    faint = int((reduced.values <= _FAINT * reduced.values[-1]).sum())
-    if faint == 0:
-        return found
-    weak = found[:, :faint]
-    for _ in range(2):
-        weak = _corrected(matrix, reduced, weak, weakest)
-    together: Tensor = torch.linalg.qr(torch.cat([weak, found[:, faint:]], dim=1)).Q
-    return together
+    image = _image(matrix, found)
+    for trace in _TRACES:
+        errors = trace * reduced.values[-1].sqrt() / image.norm(dim=0)
+        if errors.square().sum() <= matrix.shape[1] * _WANTED**2:
+            break
+        faint = int((errors > _WANTED).sum())
+        weak = _corrected(matrix, reduced, found[:, :faint], weakest)
+        found = torch.linalg.qr(torch.cat([weak, found[:, faint:]], dim=1)).Q
+        image = torch.cat([_image(matrix, found[:, :faint]), image[:, faint:]], dim=1)
+    return found, image
 
 
 def _corrected(matrix: Tensor, reduced: Tridiagonal, found: Tensor, weakest: float) -> Tensor:
-    image = matrix.mT @ (matrix @ found)
-    strange = image - found @ (found.mT @ image)
-    trace = reduced.inverse_root(strange, weakest, times=2)
-    corrected: Tensor = torch.linalg.qr(found - trace.to(matrix.dtype)).Q
+    seen = torch.zeros_like(found)
+    for rows in torch.split(matrix, _ROWS):
+        some = rows.to(torch.float64)
+        seen.addmm_(some.mT, some @ found)
+    strange = seen - found @ (found.mT @ seen)
+    trace = reduced.inverse(strange, weakest)
+    corrected: Tensor = torch.linalg.qr(found - trace.to(torch.float64)).Q
     return corrected
+
+
+def _image(matrix: Tensor, columns: Tensor) -> Tensor:
+    return torch.cat([rows.to(torch.float64) @ columns for rows in torch.split(matrix, _ROWS)])
 
 
 def _large(eigenvalues: Tensor) -> int:
@@ -154,11 +176,14 @@ def _large(eigenvalues: Tensor) -> int:
     return int((eigenvalues > _SMALL * eigenvalues[0]).sum())
 
 
-def _small_part(image: Tensor, largest: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _small_part(image: Tensor, largest: Tensor, given: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """``U``, all singular values and ``Vᵀ`` of ``image``, ``[m, k]``; vectors of rounding noise are left out.
 
-    ``image`` is what a matrix of the given size and largest singular value makes of ``k`` directions.
+    ``image`` is what a matrix ``[m, n]`` of the given largest singular value makes of ``k`` directions. What
+    rounding adds to the matrix is as random, so below ``eps`` beside that; products in float64 add no more
+    than ``m`` times theirs.
     """
     left, values, right = torch.linalg.svd(image, full_matrices=False)
-    rank = int((values > largest * size * torch.finfo(image.dtype).eps).sum())
+    noise = max(image.shape[0] * torch.finfo(image.dtype).eps, torch.finfo(given).eps)
+    rank = int((values > largest * noise).sum())
     return left[:, :rank], values, right[:rank]

@@ -1,6 +1,6 @@
 """Eigenvalues of symmetric matrices with as many eigenvectors as are wanted: none for an inverse root."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +91,7 @@ class Tridiagonal:
         lapack.rotate(self.reflections, self.scales, rows, back=True)
         return rows.mT.to(torch.float64)
 
-    def inverse_root(self, columns: Tensor, smallest: float, times: int = 1) -> Tensor:
+    def inverse_root(self, columns: Tensor, smallest: float) -> Tensor:
         """``G^(-1/2) X`` for ``X``, ``[n, c]``, without part in the directions below ``smallest``.
 
         Parameters
@@ -99,20 +99,36 @@ class Tridiagonal:
         columns : Tensor
         smallest : float
             Eigenvalue from which on the root is meant; below, the result is only bounded.
-        times : int
-            How often the root is applied: twice is the inverse.
         """
-        rows = columns.mT.to(self.scales.dtype).contiguous()
-        lapack.rotate(self.reflections, self.scales, rows, back=False)
         factors = [
             (weight, lapack.factor_tridiagonal(self.diagonal + shift, self.beside))
             for shift, weight in inverse_root_poles(smallest, float(self.values[-1]))
         ]
+        return self._between_rotations(columns, lambda rows: _sum_of_solutions(factors, rows))
+
+    def inverse(self, columns: Tensor, smallest: float) -> Tensor:
+        """``G⁻¹ X``, as :meth:`inverse_root`, to a thousandth.
+
+        By ``(G + s)⁻¹``, which is defined whatever rounding made of the smallest eigenvalues, and what it
+        leaves, ``s / (λ + s)``, taken up twice.
+        """
+        shift = smallest / 10
+        factor = lapack.factor_tridiagonal(self.diagonal + shift, self.beside)
+
+        def solved(rows: Tensor) -> Tensor:
+            total = torch.zeros_like(rows)
+            for _ in range(3):
+                total.mul_(shift).add_(rows)
+                lapack.solve_tridiagonal(factor, total)
+            return total
+
+        return self._between_rotations(columns, solved)
+
+    def _between_rotations(self, columns: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        rows = columns.mT.to(self.scales.dtype).contiguous()
+        lapack.rotate(self.reflections, self.scales, rows, back=False)
         for few in torch.split(rows, _FEW):
-            given = few.to(torch.float64)
-            for _ in range(times):
-                given = _sum_of_solutions(factors, given)
-            few.copy_(given)
+            few.copy_(function(few.to(torch.float64)))
         lapack.rotate(self.reflections, self.scales, rows, back=True)
         return rows.mT
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.layers import layer_kind
-from esm_core.linalg import gram, polar, polar_times
+from esm_core.linalg import gram, nearly_polar, polar_times
 from esm_core.settings import MergeSettings
 
 
@@ -75,7 +75,7 @@ def fuse(parts: Sequence[Decomposition], settings: MergeSettings) -> EssentialMe
     Parameters
     ----------
     parts : sequence of Decomposition
-        One per task, in order, truncated to the rank that is to be kept.
+        One per task, in order, truncated to the rank that is to be kept; matrices in float64 or float32.
     settings : MergeSettings
     """
     bases = [part.basis for part in parts]
@@ -88,9 +88,9 @@ def fuse(parts: Sequence[Decomposition], settings: MergeSettings) -> EssentialMe
     scales = torch.ones_like(norms)
     if settings.inter_task:
         scales = polarised(norms, settings.scaling_exponent)
-    basis = torch.cat([b * w for b, w in zip(bases, weights, strict=True)], dim=1)
+    basis = torch.cat([b * w.to(b.dtype) for b, w in zip(bases, weights, strict=True)], dim=1)
     coordinate = torch.cat(
-        [p.coordinates * w[:, None] * s for p, w, s in zip(parts, weights, scales, strict=True)], dim=0
+        [p.coordinates * (w * s)[:, None] for p, w, s in zip(parts, weights, scales, strict=True)], dim=0
     )
     if settings.inter_dimension:
         coordinate = coordinate * polarised(coordinate.norm(dim=0), settings.scaling_exponent)
@@ -143,20 +143,20 @@ def _eigen_weights(eigenvalues: Tensor, exponent: float) -> Tensor:
 def _orthogonal_product(basis: Tensor, coordinate: Tensor, product: Tensor) -> Tensor:
     """``polar(E) mean σ(E) · polar(C) mean σ(C)``; of ``polar(E)`` only what meets ``polar(C)`` is made."""
     if basis.shape[1] == 0:
-        return basis @ coordinate
-    flat, values = polar(coordinate)
+        return basis.to(coordinate.dtype) @ coordinate
+    flat, values = nearly_polar(coordinate, basis.dtype)
     merged, mean = polar_times(basis, flat, product)
     return merged * (mean * values.mean())
 
 
 def _overlaps(product: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """From the Gram matrix of all bases side by side, whose columns carry the eigenvalue weights."""
-    squares = (product.to(torch.float64) / torch.cat(list(weights))).square()
     starts = [0, *accumulate(weight.numel() for weight in weights)]
+    shares = [weight.square().reciprocal() for weight in weights]
     overlaps = torch.ones(len(weights), len(weights), dtype=torch.float64, device=product.device)
     for j in range(len(weights)):
         for i in range(j):
-            block = squares[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
-            shared = (block / weights[i].square()[:, None]).sum()
-            overlaps[i, j] = overlaps[j, i] = shared / max(min(block.shape), 1)
+            block = product[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
+            seen = (block.square() @ shares[j].to(block.dtype)).to(torch.float64)
+            overlaps[i, j] = overlaps[j, i] = seen @ shares[i] / max(min(block.shape), 1)
     return overlaps

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esm_core.linalg import Eigen, gram, numerical_rank, polar
+from esm_core.linalg import Eigen, gram, nearly_polar, numerical_rank
 from esm_core.methods import average
 
 TITLE = "TSV-M"
@@ -17,7 +17,7 @@ _WEAKEST = 1e-10
 
 
 class SingularPart(NamedTuple):
-    """The leading singular vectors of one task's update, float64, on the update's device.
+    """The leading singular vectors of one task's update, float64 where they are made, on its device.
 
     Attributes
     ----------
@@ -84,6 +84,8 @@ def decompose(update: Tensor, rank: int) -> SingularPart:
 
 def fuse(parts: Sequence[SingularPart]) -> Tensor:
     """``polar(U) diag(S) polar(V)ᵀ``, ``[m, n]``, of the tasks' parts put side by side."""
-    whitened_left, _ = polar(torch.cat([part.left for part in parts], dim=1))
-    whitened_right, _ = polar(torch.cat([part.right for part in parts], dim=0))
+    left = torch.cat([part.left for part in parts], dim=1)
+    right = torch.cat([part.right for part in parts], dim=0)
+    whitened_left, _ = nearly_polar(left.to(torch.float64), left.dtype)
+    whitened_right, _ = nearly_polar(right.to(torch.float64), right.dtype)
     return (whitened_left * torch.cat([part.values for part in parts])) @ whitened_right

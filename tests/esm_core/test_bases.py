@@ -13,8 +13,8 @@ from whole_merge import merge_whole
 from world import World, build_world, merge_layers
 
 from esm_core import IntegrityError, MergeSettings, bases
-from esm_core.bases import basis_file, basis_folders, made_rank, read_basis, write_basis
-from esm_core.esd import decompose_update
+from esm_core.bases import basis_file, basis_folders, made_rank, read_basis, rounded, write_basis
+from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor
 from esm_core.gc.collect import collect
 from esm_core.gc.report import Policy
@@ -299,3 +299,56 @@ def test_they_are_kept_on_s3(make_world: Callable[..., World], s3: S3Server) -> 
     grown.layer_folder(IN_PROJ).delete()
     with pytest.raises(IntegrityError, match="is damaged"):
         merge_one(grown, IN_PROJ)
+
+
+# Precision.
+
+
+def parts_of(alike: bool, d_out: int, d_in: int, tasks: int = 4, seed: int = 0) -> list[Decomposition]:
+    """Of random updates; ``alike``: all tasks but the last have one update, seen by proxies of their own."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    same = normal(d_out, 12) @ normal(12, d_in)
+    parts = []
+    for task in range(tasks):
+        update = same if alike and task < tasks - 1 else normal(d_out, 12) @ normal(12, d_in)
+        factor = InputFactor(normal(2 * d_in, d_in), 2 * d_in)
+        parts.append(decompose_update(update, factor, d_out // tasks))
+    return parts
+
+
+@pytest.mark.parametrize("alike", [False, True], ids=["updates apart", "updates alike"])
+@pytest.mark.parametrize("shape", [(96, 24), (24, 96), (1152, 288)], ids=["tall", "wide", "large"])
+def test_parts_in_float32_merge_as_those_in_float64(shape: tuple[int, int], alike: bool) -> None:
+    """Also where tasks span the same directions, beside which rounding makes new ones that mean nothing."""
+    parts = parts_of(alike, *shape)
+    halved = [rounded(part) for part in parts]
+    assert {part.basis.dtype for part in halved if isinstance(part, Decomposition)} == {torch.float32}
+    exact, found = (bases.fuse(given, MergeSettings()) for given in (parts, halved))
+    assert isinstance(exact, esm.EssentialMerge)
+    assert isinstance(found, esm.EssentialMerge)
+    assert (found.update - exact.update).norm() < 1e-5 * exact.update.norm()
+    torch.testing.assert_close(found.overlaps, exact.overlaps, rtol=0, atol=1e-6)
+
+
+def test_singular_parts_in_float32_merge_as_those_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    updates = [torch.randn(40, 40, generator=generator, dtype=torch.float64) for _ in range(4)]
+    parts = [tsv_m.decompose(update, 10) for update in updates + updates[:1]]
+    exact, found = (
+        bases.fuse(given, MergeSettings()) for given in (parts, [rounded(part) for part in parts])
+    )
+    assert isinstance(exact, torch.Tensor)
+    assert isinstance(found, torch.Tensor)
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_matrices_are_kept_in_float32_and_spectra_in_float64(world: World) -> None:
+    plan = merge_of(world, NAMES[:2])
+    part = read_basis(basis_file(plan, IN_PROJ, NAMES[0]), "essential")
+    dtypes = {name: tensor.dtype for name, tensor in part._asdict().items()}
+    half, whole = torch.float32, torch.float64
+    assert dtypes == {"basis": half, "coordinates": half, "eigenvalues": whole, "norm": whole}
