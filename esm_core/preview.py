@@ -26,6 +26,7 @@ from esm_core.storage import Location
 from esm_core.survey import Survey
 
 _DOUBLE = 8
+_SINGLE = 4
 
 _EIGEN, _REDUCTION = 9.0, 2.5
 """Work of a symmetric eigenproblem, and of its reduction alone, in products of that many flops per n³."""
@@ -143,7 +144,7 @@ def _basis_bytes(recipe: Recipe, name: str, shape: tuple[int, ...], tokens: int)
     """Bytes of the kept decompositions of one matrix, of all tasks together."""
     count, essential = len(recipe.tasks), merges_essentially(name)
     rank = recipe.method.rank or made_rank(shape[0] if essential else min(shape), count)
-    return float(_DOUBLE * count * min(rank, tokens if essential else rank, *shape) * sum(shape))
+    return float(_SINGLE * count * min(rank, tokens if essential else rank, *shape) * sum(shape))
 
 
 def _searched(recipe: Recipe) -> int:

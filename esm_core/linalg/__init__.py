@@ -1,4 +1,4 @@
-"""The matrix functions everything rests on, on the device of their arguments; those are float64 by default."""
+"""The matrix functions everything rests on, on the device of their arguments; float64 but for parts kept."""
 
 from esm_core.linalg.gram import gram, mirrored
 from esm_core.linalg.polar import nearly_polar, polar, polar_times

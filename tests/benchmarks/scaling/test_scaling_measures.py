@@ -82,7 +82,9 @@ def test_one_layer_beside_the_textbook(problem: LayerProblem, tmp_path: Path) ->
     folder = Location.parse(str(tmp_path))
     row = compare_layer(problem, RATES, folder, reference=True)
     difference = row["difference"]
-    assert difference["ours_to_reference"] < 1e-9 < difference["textbook_to_reference"]
+    # Bases and coordinates are fused as they are kept, in float32; the textbook computes in it throughout.
+    assert difference["ours_to_reference"] < 1e-6
+    assert 10 * difference["ours_to_reference"] < difference["textbook_to_reference"]
     assert difference["textbook"] < 1e-2
     assert row["incremental"]["difference"] < 1e-9
     assert row["stored_bytes"] > 3 * 8 * 32
