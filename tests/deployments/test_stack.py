@@ -56,7 +56,7 @@ def test_every_part_answers(stack: Stack) -> None:
     assert settings["api_url"] == stack.api
     assert registered(stack) == (
         ["clean", "merge", "watch"],
-        ["esmerge-landed", "esmerge-lost-runs"],
+        ["esmerge-landed", "esmerge-lost-runs", "esmerge-unstarted-runs"],
         ["esmerge"],
     )
     for schedule in ask(f"{stack.api}/deployments/name/watch/watch")["schedules"]:

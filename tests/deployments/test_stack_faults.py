@@ -105,7 +105,8 @@ def test_a_prefect_worker_killed_before_its_run_began_holds_no_slot(
     assert stack.run(lost)["state_type"] == "PENDING"
     queued = stack.start_run("merge/merge", recipe=recipe)
     is_over(stack, lost, queued, within=120)
-    assert stack.run(lost)["state_type"] == "CRASHED"
+    crashed = stack.run(lost)["state"]
+    assert (crashed["type"], "Did not begin" in crashed["message"]) == ("CRASHED", True)
     assert stack.model_digest("pending-killed") == undisturbed
 
 
