@@ -96,6 +96,13 @@ def apply_gate(store: Location, recipe: Recipe, version: Version) -> Verdict:
     return verdict
 
 
+def verdict_line(recipe: Recipe, version: Version, verdict: Verdict) -> str:
+    """What became of a version at its recipe's gate, and why, in one line for people."""
+    assert recipe.promote_if is not None
+    done = "is on" if verdict.promote else "was not promoted to"
+    return f"{recipe.name} {version.label} {done} {recipe.promote_if.channel}: {' '.join(verdict.reasons)}"
+
+
 def _manifest(store: Location, name: str, number: int) -> Manifest | None:
     try:
         return open_version(store, name, number).manifest

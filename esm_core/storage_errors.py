@@ -6,6 +6,7 @@ What a server says is repeated without credentials: some servers echo the key th
 import contextlib
 import errno
 import os
+import platform
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -143,8 +144,8 @@ def _sorted(error: Exception, location: object, operation: str) -> EsmergeError 
     if isinstance(error, OSError) and error.errno in _FULL:
         limit = " for this process (a limit on the size of its files)" if error.errno == errno.EFBIG else ""
         return InputError(
-            f"{location}: cannot {operation} it: the disk is full{limit}. Free some space and run again; "
-            "what is finished is kept."
+            f"{location}: cannot {operation} it: the disk is full{limit}. Free some space on "
+            f"{platform.node()} and run again; what is finished is kept."
         )
     if is_transient(error):
         return TransientStorageError(

@@ -14,7 +14,7 @@ from esm_core.evaluate import EvaluationJob, accuracy, evaluate, routing, routin
 from esm_core.experts.places import expert_folder, routed_folder, router_folder
 from esm_core.experts.stage_decompose import decompose_one
 from esm_core.facts import CheckpointFacts, TaskFacts
-from esm_core.gate import apply_gate
+from esm_core.gate import apply_gate, verdict_line
 from esm_core.inspection import inspect_base, inspect_task
 from esm_core.layer_merges import merge_one
 from esm_core.outline import Outline, outline
@@ -187,6 +187,5 @@ def promote_if_good(plan_url: str, label: str) -> None:
     plan = load_plan(plan_url)
     if plan.recipe.promote_if is None:
         return
-    verdict = apply_gate(plan.store, plan.recipe, open_version(plan.store, plan.recipe.name, label))
-    channel, done = plan.recipe.promote_if.channel, "is on" if verdict.promote else "was not promoted to"
-    log.info("%s %s %s %s: %s", plan.recipe.name, label, done, channel, " ".join(verdict.reasons))
+    version = open_version(plan.store, plan.recipe.name, label)
+    log.info(verdict_line(plan.recipe, version, apply_gate(plan.store, plan.recipe, version)))

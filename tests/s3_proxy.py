@@ -55,6 +55,7 @@ class FaultyProxy:
         self.upstream, self.faults = upstream, Faults()
         self.requests: Counter[str] = Counter()  # per operation, as they arrived
         self.injected: Counter[str] = Counter()  # per fault
+        self.cut_bodies = 0  # of the answers that were to be truncated, those that had a body
         self._random = random.Random(seed)
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
         self.endpoint = ""
@@ -71,6 +72,7 @@ class FaultyProxy:
     def reset_counts(self) -> None:
         self.requests.clear()
         self.injected.clear()
+        self.cut_bodies = 0
 
     def _run(self, port: int) -> None:
         self._loop.run_until_complete(self._serve(port))
@@ -172,6 +174,7 @@ class FaultyProxy:
     async def _truncated(
         self, request: web.BaseRequest, status: int, headers: dict[str, str], data: bytes
     ) -> web.StreamResponse:
+        self.cut_bodies += 1
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = len(data)
         await response.prepare(request)
@@ -199,6 +202,11 @@ def operation_of(method: str, raw_path: str, headers: dict[str, str]) -> str:
     if method == "DELETE":
         return "AbortMultipartUpload" if "uploadId" in query else "DeleteObject"
     return {"GET": "GetObject", "HEAD": "HeadObject"}.get(method, method)
+
+
+def meant(faults: Faults) -> set[str]:
+    """The random faults that have a share."""
+    return {kind for kind in _KINDS if getattr(faults, kind)}
 
 
 def _error(status: int, code: str, message: str, method: str) -> web.Response:

@@ -81,6 +81,7 @@ def merge_command(
     """
     from deployments.local import Run
     from esm_core.artifacts import open_version, version_numbers
+    from esm_core.gate import apply_gate, verdict_line
     from esm_core.preview import recall_plan
     from esm_core.publish import up_to_date
     from esm_core.registry import load_resolved
@@ -95,6 +96,8 @@ def merge_command(
     current = up_to_date(known) if known else None
     before = version_numbers(store, loaded.name)
     version = current
+    # The flow has a gate of its own.
+    verdict = apply_gate(store, loaded, version) if version and loaded.promote_if else None
     if version is None:
         label = Location(_run(Run(), recipe, workers, quiet, as_json)).name
         version = open_version(store, loaded.name, label)
@@ -107,6 +110,8 @@ def merge_command(
         out.print(f"published {loaded.name} {version.label} at {version.folder}")
     else:
         out.print(f"up to date: {loaded.name} {version.label} was made from the same inputs and settings")
+    if verdict is not None:
+        out.print(verdict_line(loaded, version, verdict))
 
 
 def _run(run: "Run", recipe: str, workers: int, quiet: bool, as_json: bool) -> str:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stacks import BUCKET, ROOT, Stack, free_base, refused_stack, running_stack, wait_for
+from stacks import BUCKET, FINAL, ROOT, STARTED, Stack, free_base, refused_stack, running_stack, wait_for
+from world import World
 
 from deployments.stack.http import ask
 from deployments.stack.layout import PORTS
@@ -37,6 +40,13 @@ def bystander() -> Iterator[psutil.Process]:
     process.wait()
 
 
+def make(target: str, **variables: object) -> list[str]:
+    """The command that people type, for the environment that runs the tests."""
+    environment = Path(sys.prefix)
+    given = [f"{name}={value}" for name, value in variables.items()]
+    return ["make", "-s", "-o", f"{environment}/.installed", target, f"VENV={environment}", *given]
+
+
 def registered(stack: Stack) -> tuple[list[str], list[str], list[str]]:
     """Names of deployments, automations and work pools."""
     page = {"limit": 100, "offset": 0}
@@ -56,7 +66,7 @@ def test_every_part_answers(stack: Stack) -> None:
     assert settings["api_url"] == stack.api
     assert registered(stack) == (
         ["clean", "merge", "watch"],
-        ["esmerge-landed", "esmerge-lost-runs"],
+        ["esmerge-landed", "esmerge-lost-runs", "esmerge-unstarted-runs"],
         ["esmerge"],
     )
     for schedule in ask(f"{stack.api}/deployments/name/watch/watch")["schedules"]:
@@ -106,6 +116,36 @@ def test_it_stops_what_it_started_and_nothing_else(tmp_path: Path, bystander: ps
     assert bystander.is_running()
 
 
+def test_ctrl_c_on_make_stack_stops_all_of_it(tmp_path: Path) -> None:
+    base, output = free_base(), tmp_path / "output"
+    environment = {**os.environ, "ESMERGE_STACK_PORT_BASE": str(base)}
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            make("stack", STACK=tmp_path / "state"),
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: STARTED in output.read_text() or process.poll() is not None, 300, output.read_text)
+        said = output.read_text()
+        assert f"Prefect   http://127.0.0.1:{base}/v2" in said
+        assert said.index("To see it work, in another terminal: make stack-demo") < said.index(STARTED)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        assert len(tree) >= 7
+        # A terminal sends it to every process of the foreground.
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+        assert output.read_text().rstrip().endswith("s3 stopped")
+        assert not any(part.is_running() for part in tree)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def test_a_part_that_dies_stops_the_stack_and_is_named(tmp_path: Path) -> None:
     with running_stack(tmp_path / "state", free_base()) as stack:
         tree = stack.tree()
@@ -123,8 +163,8 @@ def test_the_demo_shows_two_versions_made_by_the_platform_alone(
     stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     models = tmp_path_factory.mktemp("demo") / "models"
-    command = [sys.executable, "-m", "deployments.stack_demo", "--quick", "--minutes", "4"]
-    command += ["--state", str(stack.layout.state), "--demo", str(models)]
+    command = make("stack-demo", STACK=stack.layout.state, DEMO=models)
+    command.append("STACK_DEMO_FLAGS=--quick --minutes 4")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=480)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "watch" in done.stdout
@@ -145,6 +185,40 @@ def test_the_demo_shows_two_versions_made_by_the_platform_alone(
     for process in stack.tree():
         with contextlib.suppress(psutil.Error):
             assert not any(secret in part for secret in secrets for part in process.cmdline())
+
+
+def test_merges_wait_for_each_other_and_none_is_lost(stack: Stack, world: World) -> None:
+    world.recipe |= {"alpha": "label_free", "store": f"s3://{BUCKET}/queue/store"}
+    recipe = stack.upload(world, "queue")
+    world.recipe["tasks"] = world.recipe["tasks"][:2]
+    fewer = stack.upload(world, "queue/fewer")
+    runs = [stack.start_run("merge/merge", recipe=recipe)]
+    stack.wait(runs[0], 60, "PENDING", "RUNNING")
+    runs += [stack.start_run("merge/merge", recipe=fewer) for _ in range(2)]
+    at_once, waited = 0, False
+
+    def all_ended() -> bool:
+        nonlocal at_once, waited
+        states = [stack.run(run)["state"] for run in runs]
+        at_once = max(at_once, sum(state["type"] in ("PENDING", "RUNNING") for state in states))
+        waited |= any(state["name"] == "AwaitingConcurrencySlot" for state in states)
+        return all(state["type"] in FINAL for state in states)
+
+    wait_for(all_ended, 300, lambda: str([stack.run(run)["state"] for run in runs]))
+    assert [stack.run(run)["state_type"] for run in runs] == ["COMPLETED"] * 3
+    assert (at_once, waited) == (1, True)
+    published = [path for path in stack.files.find(f"{BUCKET}/queue/store") if path.endswith("manifest.json")]
+    assert len(published) == 2, "the third run found what it would have published"
+    # Logs come in bundles, the last one after the end of the run.
+    unchanged = "up to date: pets v000002"
+    wait_for(lambda: any(line.startswith(unchanged) for run in runs[1:] for line in stack.logs(run)), 30)
+    # What the library says on a Dask worker is in the log of the run.
+    lines = [line for run in runs for line in stack.logs(run)]
+    assert any(re.search(r"\d of \d decompositions were in the store", line) for line in lines)
+    shown = ask(f"{stack.api}/task_runs/filter", {"flow_runs": {"id": {"any_": runs}}, "limit": 200})
+    assert {"collect-cats", "inspect-maps", "publish"} <= {
+        re.sub("-[0-9a-f]{3}$", "", run["name"]) for run in shown
+    }
 
 
 def test_a_pushed_notification_starts_the_watch_at_once(stack: Stack) -> None:

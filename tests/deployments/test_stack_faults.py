@@ -1,23 +1,34 @@
-"""What a team need not watch for: the Prefect worker is killed, the Prefect server goes away for a while."""
-
-import time
-from collections.abc import Callable
+"""What a team need not watch for: a run, the Prefect worker or the Prefect server is killed."""
 
 import psutil
 import pytest
 from stacks import Stack, wait_for
-from world import World
+from world import World, build_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.server, pytest.mark.s3, pytest.mark.dask]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.fault,
+    pytest.mark.server,
+    pytest.mark.s3,
+    pytest.mark.dask,
+    pytest.mark.timeout(900),
+]
 
-TASKS = ("cats", "dogs", "maps", "pots")
 
-
-def lay(stack: Stack, make_world: Callable[..., World], *prefixes: str) -> list[str]:
-    """The same world in folders of their own, with a search for α so that a merge takes a while."""
-    world = make_world("fault", tasks=TASKS)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Inputs with a search for α, so that a merge takes a while."""
+    world = build_world(tmp_path_factory.mktemp("faults") / "world", tasks=("cats", "dogs", "maps", "pots"))
     world.recipe["alpha"] = "label_free"
-    return [stack.upload(world, prefix) for prefix in prefixes]
+    return world
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: Stack, world: World) -> str:
+    """sha256 of the model that a merge publishes which nothing disturbs."""
+    calm = stack.start_run("merge/merge", recipe=stack.upload(world, "undisturbed"))
+    assert stack.wait(calm, 240)["state_type"] == "COMPLETED", stack.logs(calm)
+    return stack.model_digest("undisturbed")
 
 
 def wait_until_it_collects(stack: Stack, run: str) -> None:
@@ -26,36 +37,81 @@ def wait_until_it_collects(stack: Stack, run: str) -> None:
     )
 
 
-@pytest.mark.timeout(900)
-def test_a_killed_prefect_worker_holds_no_slot_and_the_next_merge_runs(
-    stack: Stack, make_world: Callable[..., World]
+def processes_of(stack: Stack, run: str) -> list[psutil.Process]:
+    return [process for process in stack.tree() if process.environ().get("PREFECT__FLOW_RUN_ID") == run]
+
+
+def worker_of(stack: Stack) -> psutil.Process:
+    (worker,) = stack.processes("prefect", "worker", "start")
+    return worker
+
+
+def is_over(stack: Stack, lost: str, queued: str, within: float) -> None:
+    """The lost run ends and frees its slot in time, and the one that waited for it completes."""
+    stack.wait(lost, within)
+    assert stack.wait(queued, 240)["state_type"] == "COMPLETED", stack.logs(queued)
+
+
+def test_a_killed_prefect_worker_and_its_run_hold_no_slot(
+    stack: Stack, world: World, undisturbed: str
 ) -> None:
-    recipe, untouched = lay(stack, make_world, "worker-killed", "worker-untouched")
+    recipe = stack.upload(world, "both-killed")
     lost = stack.start_run("merge/merge", recipe=recipe)
     wait_until_it_collects(stack, lost)
     queued = stack.start_run("merge/merge", recipe=recipe)
-    (worker,) = stack.processes("prefect", "worker", "start")
-    flows = [process for process in stack.tree() if process.environ().get("PREFECT__FLOW_RUN_ID") == lost]
+    flows, worker = processes_of(stack, lost), worker_of(stack)
     assert flows, "the run's own process"
-    killed = time.monotonic()
     for process in (worker, *worker.children(recursive=True), *flows):
         process.kill()
-    crashed = stack.wait(lost, 120, "CRASHED")
-    assert time.monotonic() - killed < 120
-    assert "No heartbeat" in crashed["state"]["message"]
+    is_over(stack, lost, queued, within=120)
+    crashed = stack.run(lost)["state"]
+    assert (crashed["type"], "No heartbeat" in crashed["message"]) == ("CRASHED", True)
     assert "prefect worker was ended by SIGKILL; starting it again" in stack.said()
-    assert stack.wait(queued, 240)["state_type"] == "COMPLETED", stack.logs(queued)
     assert any("reused the activation shifts" in line for line in stack.logs(queued))
-    calm = stack.start_run("merge/merge", recipe=untouched)
-    assert stack.wait(calm, 240)["state_type"] == "COMPLETED", stack.logs(calm)
-    assert stack.model_digest("worker-killed") == stack.model_digest("worker-untouched")
+    assert stack.model_digest("both-killed") == undisturbed
 
 
-@pytest.mark.timeout(900)
-def test_a_prefect_server_that_is_killed_costs_no_merge(
-    stack: Stack, make_world: Callable[..., World]
+def test_a_killed_run_holds_no_slot(stack: Stack, world: World, undisturbed: str) -> None:
+    recipe = stack.upload(world, "run-killed")
+    lost = stack.start_run("merge/merge", recipe=recipe)
+    wait_until_it_collects(stack, lost)
+    queued = stack.start_run("merge/merge", recipe=recipe)
+    for process in processes_of(stack, lost):
+        process.kill()
+    is_over(stack, lost, queued, within=120)
+    assert stack.run(lost)["state_type"] == "CRASHED"
+    assert stack.model_digest("run-killed") == undisturbed
+
+
+def test_a_killed_prefect_worker_costs_its_run_nothing(stack: Stack, world: World, undisturbed: str) -> None:
+    recipe = stack.upload(world, "worker-killed")
+    orphan = stack.start_run("merge/merge", recipe=recipe)
+    wait_until_it_collects(stack, orphan)
+    queued = stack.start_run("merge/merge", recipe=recipe)
+    worker_of(stack).kill()
+    is_over(stack, orphan, queued, within=240)
+    assert stack.model_digest("worker-killed") == undisturbed
+
+
+def test_a_prefect_worker_killed_before_its_run_began_holds_no_slot(
+    stack: Stack, world: World, undisturbed: str
 ) -> None:
-    recipe, untouched = lay(stack, make_world, "server-killed", "server-untouched")
+    recipe = stack.upload(world, "pending-killed")
+    lost = stack.start_run("merge/merge", recipe=recipe)
+    stack.wait(lost, 60, "PENDING")
+    worker = worker_of(stack)
+    for process in (worker, *worker.children(recursive=True)):
+        process.kill()
+    assert stack.run(lost)["state_type"] == "PENDING"
+    queued = stack.start_run("merge/merge", recipe=recipe)
+    is_over(stack, lost, queued, within=120)
+    crashed = stack.run(lost)["state"]
+    assert (crashed["type"], "Did not begin" in crashed["message"]) == ("CRASHED", True)
+    assert stack.model_digest("pending-killed") == undisturbed
+
+
+def test_a_prefect_server_that_is_killed_costs_no_merge(stack: Stack, world: World, undisturbed: str) -> None:
+    recipe = stack.upload(world, "server-killed")
     run = stack.start_run("merge/merge", recipe=recipe)
     wait_until_it_collects(stack, run)
     (server,) = stack.processes("prefect", "server", "start")
@@ -65,7 +121,7 @@ def test_a_prefect_server_that_is_killed_costs_no_merge(
     if ended["state_type"] != "COMPLETED":
         again = stack.start_run("merge/merge", recipe=recipe)
         assert stack.wait(again, 240)["state_type"] == "COMPLETED", stack.logs(again)
-    calm = stack.start_run("merge/merge", recipe=untouched)
+    calm = stack.start_run("merge/merge", recipe=stack.upload(world, "after-the-server"))
     assert stack.wait(calm, 240)["state_type"] == "COMPLETED", "no slot is held"
-    assert stack.model_digest("server-killed") == stack.model_digest("server-untouched")
+    assert stack.model_digest("server-killed") == stack.model_digest("after-the-server") == undisturbed
     assert not psutil.pid_exists(server.pid)

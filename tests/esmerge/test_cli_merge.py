@@ -10,6 +10,7 @@ from services import Command, S3Server
 from world import World, weight_files
 
 import esm_core
+from esm_core.channels import history
 from esm_core.storage import Location
 
 pytestmark = pytest.mark.server
@@ -30,6 +31,28 @@ def test_merge_publishes_then_is_up_to_date(world: World, esmerge: Command) -> N
     assert set(shown["metrics"]["accuracy"]) == methods
     assert set(shown["metrics"]["accuracy"]["esm"]) == {"cats", "dogs", "maps"}
     assert esmerge("verify", "--store", world.store, "pets", "v000001").code == 0
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_merge_promotes_its_version_through_its_gate_only(world: World, esmerge: Command) -> None:
+    def promoted() -> list[tuple[int, str]]:
+        return [(entry.version, entry.by) for entry in history(world.store, "pets", "stable")]
+
+    assert esmerge("merge", world.recipe_path).code == 0
+    assert not (world.store / "artifacts/pets/channels").is_dir()
+    world.recipe["promote_if"] = {"min_normalized": 0, "max_drop": 1}
+    gated = esmerge("merge", world.recipe_path)
+    assert "up to date" in gated.out
+    assert "pets v000001 is on stable: ESM: normalised accuracy" in gated.out
+    assert promoted() == [(1, "promote_if")]
+    world.recipe["alpha"] = 1.5
+    assert "pets v000002 is on stable" in esmerge("merge", world.recipe_path).err
+    world.recipe |= {"alpha": 1.0, "promote_if": {"min_normalized": 2}}
+    refused = esmerge("merge", world.recipe_path)
+    assert "published pets v000003" in refused.out
+    assert "pets v000003 was not promoted to stable: ESM: normalised accuracy" in refused.err
+    assert "was not promoted to stable" in esmerge("merge", world.recipe_path).out
+    assert promoted() == [(1, "promote_if"), (2, "promote_if")]
 
 
 @pytest.mark.usefixtures("prefect_server")

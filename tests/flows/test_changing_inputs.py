@@ -162,18 +162,32 @@ def test_a_fine_tune_on_s3_replaced_under_its_version(world: World, esmerge: Com
     assert len(published(bucket / "store")) == 1
 
 
-def test_a_fine_tune_deleted_in_the_middle(
-    world: World, esmerge: Command, before: Before, tmp_path: Path
-) -> None:
-    registry = Location.parse(str(tmp_path / "registry"))
+def _survives_a_deletion(world: World, esmerge: Command, before: Before, root: Location, stage: str) -> None:
+    registry, store = root / "registry", root / "store"
+    world.recipe["store"] = store.url
     land_all(world, registry)
-    before("tasks.merge.merge_one", 2, (registry / "cats").delete)
+    before(*STAGES[stage], (registry / "cats").delete)
     merged = esmerge("merge", world.recipe_path, "--workers", 1)
     assert merged.code == 2, merged.err
     assert f"task cats: {registry}/cats/v000001/checkpoint.safetensors: was deleted since" in merged.err
-    assert published(world.store) == []
+    assert "Traceback" not in merged.err
+    assert published(store) == []
     assert esmerge("merge", world.recipe_path).code == 0, "the others are a merge of their own"
-    assert published(world.store) == [expected(world, esmerge)]
+    assert published(store) == [expected(world, esmerge)]
+
+
+@pytest.mark.parametrize("stage", ["collecting", "merging"])
+def test_a_fine_tune_deleted_in_the_middle(
+    world: World, esmerge: Command, before: Before, tmp_path: Path, stage: str
+) -> None:
+    _survives_a_deletion(world, esmerge, before, Location.parse(str(tmp_path / "team")), stage)
+
+
+@pytest.mark.s3
+def test_a_fine_tune_on_s3_deleted_in_the_middle(
+    world: World, esmerge: Command, before: Before, s3: S3Server
+) -> None:
+    _survives_a_deletion(world, esmerge, before, s3.bucket(), "merging")
 
 
 def test_a_fine_tune_that_is_half_uploaded(world: World, esmerge: Command, tmp_path: Path) -> None:

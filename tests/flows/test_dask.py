@@ -1,7 +1,9 @@
 """The same merge on a Dask cluster: the same bytes, on workers that share nothing but the bucket."""
 
 import os
+import platform
 import re
+import resource
 import signal
 import threading
 import time
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from distributed import Client
 from prefect import flow, task
+from safetensors.torch import load_file
 from services import Command, DaskCluster, Outcome, S3Server, dask_cluster
 from world import World, weight_files
 
@@ -22,21 +27,25 @@ from tasks.options import OPTIONS
 
 pytestmark = [pytest.mark.dask, pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
-# Every worker says which function it is in by a file, and stays there for a while.
+# Every worker says by a file that it has come to a function, and waits there for a while, once.
 SLOW_WORKER = """
 import os, pathlib, time
-import esm_core.stage_collect, esm_core.layer_merges
+import esm_core.stage_collect, esm_core.layer_merges, esm_core.experts.stage_decompose
 
 def slowed(module, name, label):
     real = getattr(module, name)
     def slow(*arguments, **options):
-        pathlib.Path({folder!r}, f"{{label}}-{{os.getpid()}}").touch()
-        time.sleep(1.0)
+        mark = pathlib.Path({folder!r}, f"{{label}}-{{os.getpid()}}")
+        if not mark.exists():
+            mark.touch()
+            time.sleep(1.0)
         return real(*arguments, **options)
     setattr(module, name, slow)
 
 slowed(esm_core.stage_collect, "collect_inputs", "collecting")
+slowed(esm_core.layer_merges, "decompose", "decomposing")
 slowed(esm_core.layer_merges, "fuse", "merging")
+slowed(esm_core.experts.stage_decompose, "decompose", "experts")
 """
 
 
@@ -85,7 +94,7 @@ def test_workers_that_share_only_the_bucket_make_the_same_bytes(
 @pytest.mark.s3
 @pytest.mark.fault
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["collecting", "merging"])
+@pytest.mark.parametrize("stage", ["collecting", "decomposing", "merging", "experts"])
 def test_a_killed_worker_is_replaced_and_the_merge_completes(
     bucket_world: tuple[World, Location],
     esmerge: Command,
@@ -117,6 +126,41 @@ def kill_one(folder: Path, stage: str) -> int:
             return pid
         time.sleep(0.05)
     raise AssertionError(f"no worker ever was {stage}")
+
+
+@pytest.mark.s3
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_worker_whose_disk_is_full_is_named_and_the_merge_completes_once_it_has_space(
+    bucket_world: tuple[World, Location],
+    esmerge: Command,
+    cluster: DaskCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Workers need their disks for checkpoints of torch.save, which are downloaded."""
+    world, bucket = bucket_world
+    torch.save(load_file(world.root / "cats.safetensors"), world.root / "cats.pt")
+    world.task("cats")["checkpoint"] = "cats.pt"
+    world.upload_to(bucket)
+    monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
+
+    def leave_space(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    with Client(cluster.address, set_as_default=False) as client:
+        client.run(leave_space, 50_000)
+        try:
+            full = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
+        finally:
+            client.run(leave_space, resource.RLIM_INFINITY)
+    assert full.code == 2, full.err
+    assert "inspecting failed for cats: " in full.err
+    assert "cannot write it: the disk is full" in full.err
+    assert f"Free some space on {platform.node()} and run again" in full.err
+    assert not (bucket / "store/artifacts").is_dir()
+    merged = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
+    assert merged.code == 0, merged.err + cluster.logs()
+    assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
 
 
 @pytest.mark.s3

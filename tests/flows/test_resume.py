@@ -13,7 +13,7 @@ import pytest
 from services import Command
 from world import World
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.fault]
 
 # Runs the real command, but dies by SIGKILL when `function` is about to be called for the n-th time.
 DYING_RUN = """

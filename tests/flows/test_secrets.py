@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from s3_proxy import Faults, FaultyProxy
-from services import ACCESS_KEY, SECRET_KEY, S3Server, free_ports
+from services import ACCESS_KEY, SECRET_KEY, S3Server, dask_cluster, free_ports
 from world import World
 
-pytestmark = [pytest.mark.s3, pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.s3, pytest.mark.server, pytest.mark.dask, pytest.mark.fault, pytest.mark.slow]
 
 PASSWORD = "admin:planted-auth-string-51d2"  # noqa: S105  of a server that lives for one test
 TOKEN = "planted/session+token=e07b"  # noqa: S105
@@ -87,9 +87,9 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
             process.wait()
 
 
-def status(url: str, auth: str | None = None) -> int | None:
-    """The status of a GET, or None where nobody answers."""
-    request = urllib.request.Request(url)  # noqa: S310  a server of this test
+def status(url: str, auth: str | None = None, body: bytes | None = None) -> int | None:
+    """The status of a GET, or of a POST of ``body``; None where nobody answers."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
     if auth is not None:
         request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
     try:
@@ -104,9 +104,27 @@ def status(url: str, auth: str | None = None) -> int | None:
 
 def test_the_server_refuses_calls_without_the_auth_string(guarded_server: tuple[str, Path]) -> None:
     url, _ = guarded_server
-    assert status(f"{url}/admin/version") == 401
-    assert status(f"{url}/admin/version", "admin:wrong") == 401
-    assert status(f"{url}/admin/version", PASSWORD) == 200
+    limit = b'{"limit": 1}'
+    calls = {
+        "admin/version": None,
+        "flow_runs/filter": limit,
+        "deployments/filter": limit,
+        "logs/filter": limit,
+    }
+    for call, body in calls.items():
+        assert status(f"{url}/{call}", None, body) == 401, call
+        assert status(f"{url}/{call}", "admin:wrong", body) == 401, call
+        assert status(f"{url}/{call}", PASSWORD, body) == 200, call
+    for call in (
+        "flows/",
+        "deployments/",
+        "flow_runs/",
+        "events",
+        "automations/",
+        "variables/",
+        "admin/database/clear",
+    ):
+        assert status(f"{url}/{call}", None, b"{}") == 401, call
 
 
 def test_no_planted_credential_is_left_anywhere(
@@ -146,6 +164,19 @@ def test_no_planted_credential_is_left_anywhere(
     run("forbidden", 2, recipe)
     faulty_s3.faults = Faults()
     run("credentials in a URL", 2, with_url)
+    run("credentials in the recipe's URL", 2, f"s3://{URL_KEY}:{URL_SECRET}@bucket/recipe.yaml")
+    cluster_folder = tmp_path / "dask"
+    cluster_folder.mkdir()
+    world.recipe |= {"alpha": 1.0, "store": f"{bucket}/store"}
+    on_dask = bucket / "on-dask.yaml"
+    on_dask.write_bytes(yaml.safe_dump(world.recipe).encode())
+    # Settings travel to the workers with the tasks, the auth string among them.
+    with dask_cluster(cluster_folder, ["GPU=1", ""]) as cluster:
+        faulty_s3.faults = Faults(error_500=0.02, reset_after=0.01)
+        run("on Dask", 0, on_dask, ESMERGE_DASK_ADDRESS=cluster.address)
+        faulty_s3.faults = Faults()
+        said["Dask"] = cluster.logs().encode()
+    assert b"Task run 'collect-cats'" in said["Dask"]
 
     for name, text in said.items():
         assert len(text) > 50
@@ -153,6 +184,8 @@ def test_no_planted_credential_is_left_anywhere(
     objects = bucket.files()
     assert any(name.endswith("manifest.json") for name in objects)
     assert not {name: found for name in objects if (found := leaks((bucket / name).read_bytes()))}
-    files = [path for folder in (home, client_home) for path in folder.rglob("*") if path.is_file()]
+    files = [
+        path for folder in (home, client_home, cluster_folder) for path in folder.rglob("*") if path.is_file()
+    ]
     assert any(path.name == "prefect.db" for path in files)
     assert not {str(path): found for path in files if (found := leaks(path.read_bytes()))}
