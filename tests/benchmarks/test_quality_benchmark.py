@@ -44,6 +44,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("quality")
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def first(work: Path) -> tuple[dict[str, Any], list[str]]:
     """An interrupted run, and the one that went on."""
@@ -52,6 +57,7 @@ def first(work: Path) -> tuple[dict[str, Any], list[str]]:
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=heed_interrupts,
     )
     while process.poll() is None and len(list(work.glob("results/*/*.json"))) < 6:
         time.sleep(0.2)
