@@ -12,11 +12,11 @@ _SMALL = 1e-6
 _ROUGH, _ROUGH_SHARE = 3e-5, 0.04
 """The same up to which float32 tells a direction badly; and the share of directions it tells worst."""
 
-_TRACES = (1e-8, 1e-11)
-"""Strong directions that a weak one still holds after one correction, and after two."""
+_TRACE, _WANTED = 3e-8, 2e-5
+"""What a weak direction holds of strong ones after one correction; error of a product that needs no more."""
 
-_WANTED = 1e-5
-"""Relative error of a product up to which weak directions are not corrected again."""
+_MORE = 3
+"""Corrections more, of the directions that need them."""
 
 _TRIDIAGONAL_SIZE = 1024
 """Side from which an inverse root on few columns is cheaper without eigenvectors."""
@@ -121,7 +121,7 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     reduced = Tridiagonal.of(product)
     few = max(int((reduced.values <= _ROUGH * reduced.values[-1]).sum()), int(_ROUGH_SHARE * size))
     weakest = float(reduced.values[few])
-    rest, image = _weak_directions(matrix, reduced, few, weakest)
+    rest, image = _weak_directions(matrix, reduced, few)
     met = rest.mT @ columns
     roots = reduced.values[few:].sqrt()
     root = reduced.inverse_root(columns - rest @ met, weakest)
@@ -130,9 +130,7 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     return times + left @ (right @ met), torch.cat([roots, values]).mean()
 
 
-def _weak_directions(
-    matrix: Tensor, reduced: Tridiagonal, count: int, weakest: float
-) -> tuple[Tensor, Tensor]:
+def _weak_directions(matrix: Tensor, reduced: Tridiagonal, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` smallest right singular directions, ``[n, count]``, and their images, float64.
 
     Those of the reduction hold a trace of strong directions, whose images drown theirs. A correction, by
@@ -141,26 +139,26 @@ def _weak_directions(
     found = reduced.smallest(count)
     if count == 0:
         return found, matrix.new_zeros(matrix.shape[0], 0, dtype=torch.float64)
-    found = _corrected(matrix, reduced, found, weakest)
+    found = _corrected(matrix, reduced, found)
     image = _image(matrix, found)
-    for trace in _TRACES:
-        errors = trace * reduced.values[-1].sqrt() / image.norm(dim=0)
-        if errors.square().sum() <= matrix.shape[1] * _WANTED**2:
-            break
-        faint = int((errors > _WANTED).sum())
-        weak = _corrected(matrix, reduced, found[:, :faint], weakest)
-        found = torch.linalg.qr(torch.cat([weak, found[:, faint:]], dim=1)).Q
-        image = torch.cat([_image(matrix, found[:, :faint]), image[:, faint:]], dim=1)
-    return found, image
+    errors = _TRACE * reduced.values[-1].sqrt() / image.norm(dim=0)
+    if errors.square().sum() <= matrix.shape[1] * _WANTED**2:
+        return found, image
+    faint = int((errors > _WANTED).sum())
+    weak = found[:, :faint]
+    for _ in range(_MORE):
+        weak = _corrected(matrix, reduced, weak)
+    found = torch.linalg.qr(torch.cat([weak, found[:, faint:]], dim=1)).Q
+    return found, _image(matrix, found)
 
 
-def _corrected(matrix: Tensor, reduced: Tridiagonal, found: Tensor, weakest: float) -> Tensor:
+def _corrected(matrix: Tensor, reduced: Tridiagonal, found: Tensor) -> Tensor:
     seen = torch.zeros_like(found)
     for rows in torch.split(matrix, _ROWS):
         some = rows.to(torch.float64)
         seen.addmm_(some.mT, some @ found)
     strange = seen - found @ (found.mT @ seen)
-    trace = reduced.inverse(strange, weakest)
+    trace = reduced.inverse(strange)
     corrected: Tensor = torch.linalg.qr(found - trace.to(torch.float64)).Q
     return corrected
 

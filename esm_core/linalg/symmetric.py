@@ -50,6 +50,9 @@ class Eigen:
         return wanted.mT
 
 
+_SHIFT = 3e-7
+"""Added before an inverse, beside the largest eigenvalue: more than a reduction in float32 is wrong by."""
+
 _FEW = 64
 """Columns solved at once: few enough to stay in a core's cache from pole to pole."""
 
@@ -106,13 +109,13 @@ class Tridiagonal:
         ]
         return self._between_rotations(columns, lambda rows: _sum_of_solutions(factors, rows))
 
-    def inverse(self, columns: Tensor, smallest: float) -> Tensor:
-        """``G⁻¹ X``, as :meth:`inverse_root`, to a thousandth.
+    def inverse(self, columns: Tensor) -> Tensor:
+        """``G⁻¹ X``, to a thousandth where eigenvalues are at least 3e-6 of the largest; below, only bounded.
 
         By ``(G + s)⁻¹``, which is defined whatever rounding made of the smallest eigenvalues, and what it
         leaves, ``s / (λ + s)``, taken up twice.
         """
-        shift = smallest / 10
+        shift = max(_SHIFT * float(self.values[-1]), -3 * float(self.values[0]))
         factor = lapack.factor_tridiagonal(self.diagonal + shift, self.beside)
 
         def solved(rows: Tensor) -> Tensor:

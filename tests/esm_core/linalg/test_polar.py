@@ -129,8 +129,10 @@ class Problem(NamedTuple):
         return float((times - expected).norm() / expected.norm())
 
 
-def fused_bases(size: int = 1024, tasks: int = 8, shared: int = 0, seed: int = 0) -> Problem:
-    """Orthonormal bases of ``tasks`` side by side, whose first ``shared`` directions are nearly the same."""
+def fused_bases(
+    size: int = 1024, tasks: int = 8, shared: int = 0, seed: int = 0, apart: float = 1e-4
+) -> Problem:
+    """Orthonormal bases of ``tasks`` side by side; their first ``shared`` directions are nearly the same."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -139,7 +141,7 @@ def fused_bases(size: int = 1024, tasks: int = 8, shared: int = 0, seed: int = 0
     common = normal(size, shared)
     bases = [
         torch.linalg.qr(
-            torch.cat([common + 1e-4 * normal(size, shared), normal(size, size // tasks - shared)], 1)
+            torch.cat([common + apart * normal(size, shared), normal(size, size // tasks - shared)], 1)
         ).Q
         for _ in range(tasks)
     ]
@@ -153,6 +155,13 @@ def test_polar_times_few_columns_is_as_exact_as_a_float32_weight(shared: int) ->
     assert problem.error(times) < 2e-5
     values = torch.linalg.svdvals(problem.matrix)
     torch.testing.assert_close(mean, values.mean(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("shared", [1, 4, 16])
+def test_polar_times_tells_directions_apart_however_few_and_faint(shared: int, apart: float) -> None:
+    problem = fused_bases(shared=shared, seed=1, apart=apart)
+    assert problem.error(polar_times(*problem, problem.product)[0]) < 2e-5
 
 
 def test_polar_times_is_about_as_exact_as_an_svd_in_float32() -> None:
