@@ -156,7 +156,7 @@ def _overlaps(product: Tensor, weights: Sequence[Tensor]) -> Tensor:
     overlaps = torch.ones(len(weights), len(weights), dtype=torch.float64, device=product.device)
     for j in range(len(weights)):
         for i in range(j):
-            block = product[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
-            seen = (block.square() @ shares[j].to(block.dtype)).to(torch.float64)
-            overlaps[i, j] = overlaps[j, i] = seen @ shares[i] / max(min(block.shape), 1)
+            block = product[starts[i] : starts[i + 1], starts[j] : starts[j + 1]].to(torch.float64)
+            shared = shares[i] @ (block.square() @ shares[j])
+            overlaps[i, j] = overlaps[j, i] = shared / max(min(block.shape), 1)
     return overlaps

@@ -334,6 +334,18 @@ def test_parts_in_float32_merge_as_those_in_float64(shape: tuple[int, int], alik
     torch.testing.assert_close(found.overlaps, exact.overlaps, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("exponent", [2.0, 4.0])
+def test_overlaps_are_numbers_however_steep_the_weights(exponent: float) -> None:
+    parts = [rounded(part) for part in parts_of(False, 96, 24)]
+    steep = [
+        part._replace(eigenvalues=torch.logspace(0, -9, part.eigenvalues.numel()).double()) for part in parts
+    ]
+    merged = bases.fuse(steep, MergeSettings(eigen_exponent=exponent))
+    assert isinstance(merged, esm.EssentialMerge)
+    assert torch.isfinite(merged.overlaps).all()
+    assert torch.isfinite(merged.update).all()
+
+
 def test_singular_parts_in_float32_merge_as_those_in_float64() -> None:
     generator = torch.Generator().manual_seed(0)
     updates = [torch.randn(40, 40, generator=generator, dtype=torch.float64) for _ in range(4)]
