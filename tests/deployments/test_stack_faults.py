@@ -37,6 +37,14 @@ def wait_until_it_collects(stack: Stack, run: str) -> None:
     )
 
 
+def one_collects_and_one_waits(stack: Stack, world: World, prefix: str) -> tuple[str, str]:
+    """Two runs of one recipe: the first collects, the second waits for its slot."""
+    recipe = stack.upload(world, prefix)
+    first = stack.start_run("merge/merge", recipe=recipe)
+    wait_until_it_collects(stack, first)
+    return first, stack.start_run("merge/merge", recipe=recipe)
+
+
 def processes_of(stack: Stack, run: str) -> list[psutil.Process]:
     return [process for process in stack.tree() if process.environ().get("PREFECT__FLOW_RUN_ID") == run]
 
@@ -55,10 +63,7 @@ def is_over(stack: Stack, lost: str, queued: str, within: float) -> None:
 def test_a_killed_prefect_worker_and_its_run_hold_no_slot(
     stack: Stack, world: World, undisturbed: str
 ) -> None:
-    recipe = stack.upload(world, "both-killed")
-    lost = stack.start_run("merge/merge", recipe=recipe)
-    wait_until_it_collects(stack, lost)
-    queued = stack.start_run("merge/merge", recipe=recipe)
+    lost, queued = one_collects_and_one_waits(stack, world, "both-killed")
     flows, worker = processes_of(stack, lost), worker_of(stack)
     assert flows, "the run's own process"
     for process in (worker, *worker.children(recursive=True), *flows):
@@ -72,10 +77,7 @@ def test_a_killed_prefect_worker_and_its_run_hold_no_slot(
 
 
 def test_a_killed_run_holds_no_slot(stack: Stack, world: World, undisturbed: str) -> None:
-    recipe = stack.upload(world, "run-killed")
-    lost = stack.start_run("merge/merge", recipe=recipe)
-    wait_until_it_collects(stack, lost)
-    queued = stack.start_run("merge/merge", recipe=recipe)
+    lost, queued = one_collects_and_one_waits(stack, world, "run-killed")
     for process in processes_of(stack, lost):
         process.kill()
     is_over(stack, lost, queued, within=120)
@@ -84,12 +86,10 @@ def test_a_killed_run_holds_no_slot(stack: Stack, world: World, undisturbed: str
 
 
 def test_a_killed_prefect_worker_costs_its_run_nothing(stack: Stack, world: World, undisturbed: str) -> None:
-    recipe = stack.upload(world, "worker-killed")
-    orphan = stack.start_run("merge/merge", recipe=recipe)
-    wait_until_it_collects(stack, orphan)
-    queued = stack.start_run("merge/merge", recipe=recipe)
+    orphan, queued = one_collects_and_one_waits(stack, world, "worker-killed")
     worker_of(stack).kill()
     is_over(stack, orphan, queued, within=240)
+    assert stack.run(orphan)["state_type"] == "COMPLETED"
     assert stack.model_digest("worker-killed") == undisturbed
 
 
