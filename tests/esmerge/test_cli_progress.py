@@ -125,7 +125,9 @@ def read_until(end: int, pattern: str, seconds: float) -> str:
 def test_ctrl_c_on_a_terminal_ends_with_one_line_and_the_next_run_resumes(
     tmp_path: Path, esmerge: Command, terminal: tuple[int, int]
 ) -> None:
-    world = build_world(tmp_path / "world")
+    # Enough to do that it cannot be done while the server is told, which takes up to some seconds.
+    world = build_world(tmp_path / "world", tasks=tuple(f"cats{number}" for number in range(16)))
+    world.recipe["alpha"] = "label_free"
     ours, theirs = terminal
     command = [sys.executable, "-m", "esmerge", "merge", str(world.recipe_path), "--workers", "1"]
     environment = {**os.environ, "TERM": "xterm-256color"}
@@ -137,7 +139,7 @@ def test_ctrl_c_on_a_terminal_ends_with_one_line_and_the_next_run_resumes(
     process = subprocess.Popen(
         command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_the_terminal
     )
-    read_until(ours, r"collecting +━+ +[1-3]/3", 90)
+    read_until(ours, r"collecting +[━╸╺]+ +[1-9]\d?/16", 90)
     os.write(ours, b"\x03")
     pressed = time.monotonic()
     text = read_until(ours, "and it resumes", 20)
