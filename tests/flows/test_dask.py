@@ -17,13 +17,14 @@ from distributed import Client
 from prefect import flow, task
 from safetensors.torch import load_file
 from services import Command, DaskCluster, Outcome, S3Server, dask_cluster
+from threadpoolctl import threadpool_info
 from world import World, weight_files
 
 from esm_core.errors import MergeFailed
 from esm_core.storage import Location
 from flows.runner import task_runner
 from flows.stages import Stages
-from tasks.options import OPTIONS
+from tasks.options import OPTIONS, set_threads
 
 pytestmark = [pytest.mark.dask, pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
@@ -181,6 +182,33 @@ def test_what_a_worker_cannot_read_arrives_as_one_message(
     with pytest.raises(MergeFailed, match=r"dogs: s3://nobody-has-this/dogs: .*NoSuchBucket") as failed:
         read_both()
     assert failed.value.exit_code == 2
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(("wanted", "threads"), [("", 1), ("2", 2)])
+def test_a_task_takes_its_share_of_a_workers_cores(
+    cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch, wanted: str, threads: int
+) -> None:
+    """Whatever the worker was started with: two workers on one machine would else take its cores twice."""
+    monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
+
+    @task(**OPTIONS)
+    def threads_of_a_task() -> set[int]:
+        torch.set_num_threads(3)
+        set_threads()
+        blas = (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return {torch.get_num_threads(), *blas}
+
+    @flow(task_runner=task_runner())
+    def ask() -> set[int]:
+        return threads_of_a_task.submit().result()
+
+    with Client(cluster.address, set_as_default=False) as client:
+        client.run(lambda: os.environ.update(ESMERGE_THREADS=wanted))
+        try:
+            assert ask() == {threads}
+        finally:
+            client.run(lambda: os.environ.pop("ESMERGE_THREADS"))
 
 
 def refused(esmerge: Command, world: World, **variables: str) -> Outcome:
