@@ -18,6 +18,7 @@ def configure_environment() -> None:
     threads = os.environ.get("ESMERGE_THREADS", "1")
     defaults = {
         "OMP_NUM_THREADS": threads if threads.isdigit() else "1",
+        "THP_MEM_ALLOC_ENABLE": "1",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",

@@ -215,7 +215,7 @@ def _checked(tuned: VisionCheckpoint, base: VisionCheckpoint, store: Location, l
             broken.append(name)
         changed = changed or not torch.equal(tensor, base.read(name))
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     problems = []
     if broken:
         problems.append(

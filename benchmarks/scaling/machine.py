@@ -32,9 +32,12 @@ def threads(count: int) -> Iterator[None]:
 
 
 def environment(count: int) -> dict[str, str]:
-    """Of a process that is to have so many threads and this checkout's code, whatever is installed."""
+    """Of a process that is to have so many threads and this checkout's code, whatever is installed.
+
+    Huge pages as ``esmerge merge`` has them, unless they are turned off.
+    """
     limits = {f"{library}_NUM_THREADS": str(count) for library in ("OMP", "MKL", "OPENBLAS")}
-    return {**os.environ, **limits, "PYTHONPATH": str(ROOT)}
+    return {"THP_MEM_ALLOC_ENABLE": "1", **os.environ, **limits, "PYTHONPATH": str(ROOT)}
 
 
 def machine_facts() -> dict[str, Any]:

@@ -54,6 +54,7 @@ def stack_environment(layout: Layout, given: Mapping[str, str]) -> dict[str, str
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
+        "THP_MEM_ALLOC_ENABLE": "1",
         "ESMERGE_RUNNER": "dask",
         "ESMERGE_DASK_ADDRESS": f"tcp://{layout.address('dask scheduler')}",
         "ESMERGE_RECIPE": given.get("ESMERGE_RECIPE", f"s3://{BUCKET}/recipe.yaml"),

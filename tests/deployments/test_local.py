@@ -13,6 +13,12 @@ from world import World
 from deployments.local import configure_environment
 
 
+def _huge_pages() -> str:
+    """The setting in force on this machine; never where there is no such thing."""
+    file = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return file.read_text().split("[")[1].split("]")[0] if file.exists() else "never"
+
+
 @pytest.fixture(autouse=True)
 def _environment_is_restored() -> Iterator[None]:
     with patch.dict(os.environ):
@@ -38,6 +44,21 @@ def test_a_prefect_profile_of_the_user_is_used(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / ".prefect" / "profiles.toml").write_text("")
     configure_environment()
     assert "PREFECT_HOME" not in os.environ
+
+
+@pytest.mark.skipif(_huge_pages() == "never", reason="this Linux has no huge pages")
+def test_large_tensors_of_a_merge_lie_in_huge_pages() -> None:
+    lines = [
+        "from deployments.local import configure_environment",
+        "configure_environment()",
+        "import torch",
+        "tensor = torch.ones(2**24)",
+        "print(next(line.split()[1] for line in open('/proc/self/smaps_rollup') if 'AnonHuge' in line))",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) > 2**24 * 4 / 1024 / 2
 
 
 def test_a_prefect_server_that_is_not_there_is_one_message(world: World) -> None:
