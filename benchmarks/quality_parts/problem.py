@@ -52,7 +52,8 @@ class Problem:
         self.names = sorted(tasks)
         if missing := sorted(set(tasks) - set(self._specs)):
             raise SystemExit(
-                f"{folder} has no task {', '.join(missing)}: make the demo's data sets available."
+                f"{folder} has no task {', '.join(missing)}. For fashion install Debian's "
+                "dataset-fashion-mnist, delete that folder and run again."
             )
         self._base = Location.parse(recipe.base.checkpoint)
         self.architecture = load_architecture(recipe.base.architecture, self._base)

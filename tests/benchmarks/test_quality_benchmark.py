@@ -16,12 +16,20 @@ from services import Command
 from benchmarks.quality_parts.claims import ORDERING
 from benchmarks.quality_parts.run import TASKS
 from benchmarks.quality_parts.variants import QUICK
+from demo.data import FASHION_MNIST
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "quality.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(
+        not FASHION_MNIST.is_dir(),
+        reason="Fashion-MNIST is not installed (Debian: apt-get install dataset-fashion-mnist)",
+    ),
+]
 
 
 def command(work: Path, json_path: Path, *more: str) -> list[str]:
