@@ -54,23 +54,36 @@ def worker_of(stack: Stack) -> psutil.Process:
     return worker
 
 
+def kill_with_all_it_started(process: psutil.Process) -> None:
+    """Stopped first, so that it starts nothing between the look at its children and its end."""
+    process.suspend()
+    wait_for(lambda: process.status() == psutil.STATUS_STOPPED, 10)
+    for member in (process, *process.children(recursive=True)):
+        member.kill()
+
+
 def is_over(stack: Stack, lost: str, queued: str, within: float) -> None:
     """The lost run ends and frees its slot in time, and the one that waited for it completes."""
     stack.wait(lost, within)
     assert stack.wait(queued, 240)["state_type"] == "COMPLETED", stack.logs(queued)
 
 
+def crashed_because(stack: Stack, run: str, why: str) -> None:
+    state = stack.run(run)["state"]
+    assert state["type"] == "CRASHED", state
+    assert why in (state["message"] or ""), state
+
+
 def test_a_killed_prefect_worker_and_its_run_hold_no_slot(
     stack: Stack, world: World, undisturbed: str
 ) -> None:
     lost, queued = one_collects_and_one_waits(stack, world, "both-killed")
-    flows, worker = processes_of(stack, lost), worker_of(stack)
+    flows = processes_of(stack, lost)
     assert flows, "the run's own process"
-    for process in (worker, *worker.children(recursive=True), *flows):
-        process.kill()
+    kill_with_all_it_started(worker_of(stack))
+    wait_for(lambda: not any(process.is_running() for process in flows), 10)
     is_over(stack, lost, queued, within=120)
-    crashed = stack.run(lost)["state"]
-    assert (crashed["type"], "No heartbeat" in crashed["message"]) == ("CRASHED", True)
+    crashed_because(stack, lost, "No heartbeat")
     assert "prefect worker was ended by SIGKILL; starting it again" in stack.said()
     assert any("reused the activation shifts" in line for line in stack.logs(queued))
     assert stack.model_digest("both-killed") == undisturbed
@@ -99,14 +112,11 @@ def test_a_prefect_worker_killed_before_its_run_began_holds_no_slot(
     recipe = stack.upload(world, "pending-killed")
     lost = stack.start_run("merge/merge", recipe=recipe)
     stack.wait(lost, 60, "PENDING")
-    worker = worker_of(stack)
-    for process in (worker, *worker.children(recursive=True)):
-        process.kill()
+    kill_with_all_it_started(worker_of(stack))
     assert stack.run(lost)["state_type"] == "PENDING"
     queued = stack.start_run("merge/merge", recipe=recipe)
     is_over(stack, lost, queued, within=120)
-    crashed = stack.run(lost)["state"]
-    assert (crashed["type"], "Did not begin" in crashed["message"]) == ("CRASHED", True)
+    crashed_because(stack, lost, "Did not begin")
     assert stack.model_digest("pending-killed") == undisturbed
 
 
