@@ -106,7 +106,7 @@ def _worker(layout: Layout, name: str) -> Part:
     wanted = _DASK_WORKERS.index(name) + 1
     counts = f"{layout.url('dask dashboard')}/json/counts.json"
     address = f"tcp://{layout.address(name)}" + (", offers GPU=1" if resources else "")
-    # Started one after the other: the count says that this one has come.
+    # Waited for one after the other: the last is ready when both have come.
     ready: Callable[[], bool] = lambda: int(ask(counts)["workers"]) >= wanted  # noqa: E731
     return Part(f"dask {name}", command, address, ready, {}, restarts=True)
 

@@ -1,4 +1,4 @@
-"""Running the stack: start every part in order, watch them, stop them in reverse order."""
+"""Running the stack: start every part, watch them, stop them in reverse order."""
 
 import contextlib
 import fcntl
@@ -76,21 +76,25 @@ def _start_all(layout: Layout, environment: Mapping[str, str], children: list[Ch
     if not layout.is_private:
         say(f"WARNING: whoever reaches {layout.host} can run code here: Dask asks nobody who it is")
 
-    def begin(part: Part) -> None:
-        child = start(part, environment, layout.logs)
-        children.append(child)
-        wait_until_ready(child, _SECONDS_TO_START)
-        say(f"{part.name} ready: {part.address} ({child.age:.1f} s)")
+    def begin(part: Part) -> Child:
+        children.append(start(part, environment, layout.logs))
+        return children[-1]
 
-    begin(parts.storage_part(layout))
-    has_recipe = _prepare_bucket(environment, children[0])
-    begin(parts.prefect_server_part(layout))
-    begin(parts.scheduler_part(layout))
-    for part in parts.worker_parts(layout):
-        begin(part)
+    def ready(child: Child) -> None:
+        wait_until_ready(child, _SECONDS_TO_START)
+        say(f"{child.part.name} ready: {child.part.address} ({child.age:.1f} s)")
+
+    # The server takes longest: the others start meanwhile.
+    storage, server = begin(parts.storage_part(layout)), begin(parts.prefect_server_part(layout))
+    ready(begin(parts.scheduler_part(layout)))
+    workers = [begin(part) for part in parts.worker_parts(layout)]
+    ready(storage)
+    has_recipe = _prepare_bucket(environment, storage)
+    for child in (*workers, server):
+        ready(child)
     # A schedule that has no recipe to look at would fail every few minutes.
     _register({**environment, "ESMERGE_ACTIVE": str(has_recipe).lower()}, layout, say)
-    begin(parts.prefect_worker_part(layout))
+    ready(begin(parts.prefect_worker_part(layout)))
     say("")
     say(f"Prefect   {layout.url('prefect')}/v2   (run a merge: Deployments, merge, Run, Custom run)")
     say(f"S3        {layout.url('s3')}   bucket s3://{BUCKET}")
