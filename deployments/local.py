@@ -3,9 +3,13 @@
 import logging
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
 
 
 def configure_environment() -> None:
@@ -86,12 +90,20 @@ class Run:
         started = sys.modules.get("prefect.server.api.server")
         server = started.SubprocessASGIServer() if started else None
         if server is not None and server.running:
+            _wait_for_process(server)
             server.stop()
         elif self._id is not None:
             end_run(self._id, "Interrupted by Ctrl-C; what is finished is kept.")
 
     def _note(self, flow: Any, flow_run: Any, state: Any) -> None:
         self._id = flow_run.id
+
+
+def _wait_for_process(server: "SubprocessASGIServer") -> None:
+    """Wait until there is a process to stop: Prefect says that its server runs before it has started it."""
+    deadline = time.monotonic() + 5
+    while server.running and server.server_process is None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def end_run(run: UUID, message: str) -> None:

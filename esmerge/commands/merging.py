@@ -79,15 +79,17 @@ def merge_command(
     Progress is on standard error: bars on a terminal, else a line per part. After Ctrl-C, or whatever stopped
     it, the same command goes on from what is finished.
     """
-    from deployments.local import Run
-    from esm_core.artifacts import open_version, version_numbers
-    from esm_core.gate import apply_gate, verdict_line
-    from esm_core.preview import recall_plan
-    from esm_core.publish import up_to_date
-    from esm_core.registry import load_resolved
-    from esm_core.storage import Location
-    from esm_core.store import prepare_store
-    from esm_core.survey import survey
+    # A KeyboardInterrupt while PyTorch is being imported aborts the process, with C++'s message.
+    with ended_by_ctrl_c(lambda: None, lambda: interrupted(as_json)):
+        from deployments.local import Run
+        from esm_core.artifacts import open_version, version_numbers
+        from esm_core.gate import apply_gate, verdict_line
+        from esm_core.preview import recall_plan
+        from esm_core.publish import up_to_date
+        from esm_core.registry import load_resolved
+        from esm_core.storage import Location
+        from esm_core.store import prepare_store
+        from esm_core.survey import survey
 
     loaded = load_resolved(recipe)
     store = Location.parse(loaded.store)

@@ -1,8 +1,9 @@
-"""Running the flow in this process: the environment it sets, and a server that is not there."""
+"""Running the flow in this process: the environment it sets, a server that is not there, one just started."""
 
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -10,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from world import World
 
-from deployments.local import configure_environment
+from deployments.local import Run, configure_environment
 
 
 def _huge_pages() -> str:
@@ -69,3 +70,25 @@ def test_a_prefect_server_that_is_not_there_is_one_message(world: World) -> None
     assert run.stderr.startswith("esmerge: Prefect could not run the merge")
     assert "PREFECT_API_URL" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_abandoning_a_run_stops_a_server_that_is_still_being_started() -> None:
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.running = True
+    started = []
+
+    def start() -> None:
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        server.server_process = started[0]
+
+    later = threading.Timer(0.5, start)
+    later.start()
+    Run().abandon()
+    later.join()
+    try:
+        assert started[0].poll() is not None
+    finally:
+        started[0].kill()
+        started[0].wait()
