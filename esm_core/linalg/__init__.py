@@ -1,7 +1,8 @@
 """The matrix functions everything rests on, on the device of their arguments; float64 but for parts kept."""
 
 from esm_core.linalg.gram import gram, mirrored
-from esm_core.linalg.polar import nearly_polar, polar, polar_times
+from esm_core.linalg.polar import nearly_polar, polar
+from esm_core.linalg.polar_times import polar_times
 from esm_core.linalg.rank import numerical_rank
 from esm_core.linalg.symmetric import Eigen
 

@@ -1,7 +1,7 @@
 """LAPACK and BLAS routines on CPU tensors, by the pointers SciPy publishes for other compilers.
 
-``torch`` offers no half of an eigenproblem (a reduction to tridiagonal form, its reflections, its solves)
-and no symmetric product, and SciPy's own wrappers hold the interpreter's lock, so two layers at once would
+``torch`` offers no half of an eigenproblem (a reduction to tridiagonal form, its reflections), no block of
+reflections and no symmetric product, and SciPy's own wrappers hold the interpreter's lock, so two layers at once would
 wait for each other. A call through ``ctypes`` lets it go.
 
 Notes
@@ -23,7 +23,7 @@ from torch import Tensor
 _BLOCK = 64
 """Columns LAPACK works on at once; decides how much workspace it needs, and its bits."""
 
-_LOWER, _PLAIN, _TRANSPOSED, _LEFT, _ALL = b"L", b"N", b"T", b"L", b"I"
+_LOWER, _PLAIN, _TRANSPOSED, _LEFT, _ALL, _FORWARD, _COLUMNS = b"L", b"N", b"T", b"L", b"I", b"F", b"C"
 
 _PREFIX = {torch.float32: "s", torch.float64: "d"}
 _SCALAR = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
@@ -73,13 +73,6 @@ def rotate(reflections: Tensor, scales: Tensor, columns: Tensor, back: bool) -> 
     _call("ormtr", _LEFT, _LOWER, form, size, count, *matrix)
 
 
-def tridiagonal_values(diagonal: Tensor, beside: Tensor) -> Tensor:
-    """Eigenvalues, ``[n]``, ascending."""
-    values = diagonal.clone()
-    _call("sterf", values.numel(), values, beside.clone())
-    return values
-
-
 def tridiagonal_vectors(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``[n]``, ascending, and eigenvectors as the rows of ``[n, n]``."""
     size = diagonal.numel()
@@ -90,18 +83,51 @@ def tridiagonal_vectors(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tenso
     return values, vectors
 
 
-def factor_tridiagonal(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
-    """``L D Lᵀ`` of a positive definite ``T``: pivots ``[n]`` and ratios ``[n - 1]``."""
-    pivots, ratios = diagonal.clone(), beside.clone()
-    _call("pttrf", pivots.numel(), pivots, ratios)
-    return pivots, ratios
+def reflect(panel: Tensor) -> tuple[Tensor, Tensor]:
+    """Reflections that take a matrix ``[m, b]``, given as contiguous ``[b, m]``, to its triangle ``R``.
+
+    With ``k = min(m, b)``; ``panel`` is overwritten, by ``R`` in its first ``k`` columns (upper, as rows).
+
+    Returns
+    -------
+    vectors : Tensor
+        ``[k, m]``: ``V`` as rows. The first reflection to meet the matrix is the first row's.
+    triangle : Tensor
+        ``[k, k]``, upper, ``T``: all together they are ``I - V T Vᵀ``.
+    """
+    width, length = panel.shape
+    count = min(width, length)
+    scales, work = panel.new_empty(count), panel.new_empty(_BLOCK * width)
+    _call("geqrf", length, width, panel, length, scales, work, work.numel())
+    vectors = panel[:count].triu(1)
+    vectors.diagonal().fill_(1.0)
+    by_columns = panel.new_zeros(count, count)
+    where = (length, count, vectors, length, scales, by_columns, count)
+    _routine(cython_lapack, _PREFIX[panel.dtype] + "larft")(*_references(_FORWARD, _COLUMNS, *where))
+    return vectors, by_columns.mT
 
 
-def solve_tridiagonal(factor: tuple[Tensor, Tensor], columns: Tensor) -> None:
-    """``T⁻¹ X`` in place for :func:`factor_tridiagonal` of ``T``, on ``X`` given as contiguous ``[c, n]``."""
-    pivots, ratios = factor
+def symmetric_times(matrix: Tensor, columns: Tensor) -> Tensor:
+    """``A X`` as ``[c, n]`` for a symmetric ``A``, ``[n, n]``, and ``X`` given as contiguous ``[c, n]``.
+
+    ``A`` may be a part of a larger matrix with contiguous rows.
+    """
     count, size = columns.shape
-    _call("pttrs", size, count, pivots, ratios, columns, size)
+    product = torch.empty_like(columns)
+    one, zero = (_SCALAR[matrix.dtype](value) for value in (1.0, 0.0))
+    given = (matrix, matrix.stride(0), columns, size, zero, product, size)
+    _routine(cython_blas, _PREFIX[matrix.dtype] + "symm")(
+        *_references(_LEFT, _LOWER, size, count, one, *given)
+    )
+    return product
+
+
+def subtract_products(matrix: Tensor, first: Tensor, second: Tensor) -> None:
+    """``A - X Yᵀ - Y Xᵀ`` in place, for a symmetric ``A`` and ``X``, ``Y`` as in :func:`symmetric_times`."""
+    count, size = first.shape
+    minus, one = (_SCALAR[matrix.dtype](value) for value in (-1.0, 1.0))
+    given = (minus, first, size, second, size, one, matrix, matrix.stride(0))
+    _routine(cython_blas, _PREFIX[matrix.dtype] + "syr2k")(*_references(_LOWER, _PLAIN, size, count, *given))
 
 
 def _call(name: str, *arguments: Any) -> None:

@@ -88,12 +88,12 @@ def fuse(parts: Sequence[Decomposition], settings: MergeSettings) -> EssentialMe
     scales = torch.ones_like(norms)
     if settings.inter_task:
         scales = polarised(norms, settings.scaling_exponent)
-    basis = torch.cat([b * w.to(b.dtype) for b, w in zip(bases, weights, strict=True)], dim=1)
-    coordinate = torch.cat(
-        [p.coordinates * (w * s)[:, None] for p, w, s in zip(parts, weights, scales, strict=True)], dim=0
-    )
+    basis = torch.cat(bases, dim=1)
+    basis *= torch.cat(weights).to(basis.dtype)
+    coordinate = torch.cat([part.coordinates for part in parts], dim=0).to(norms.dtype)
+    coordinate *= torch.cat([w * s for w, s in zip(weights, scales, strict=True)])[:, None]
     if settings.inter_dimension:
-        coordinate = coordinate * polarised(coordinate.norm(dim=0), settings.scaling_exponent)
+        coordinate *= polarised(coordinate.square().sum(dim=0).sqrt(), settings.scaling_exponent)
     product = gram(basis.to(torch.float32))
     overlaps = _overlaps(product, weights)
     update = _orthogonal_product(basis, coordinate, product)
@@ -146,7 +146,7 @@ def _orthogonal_product(basis: Tensor, coordinate: Tensor, product: Tensor) -> T
         return basis.to(coordinate.dtype) @ coordinate
     flat, values = nearly_polar(coordinate, basis.dtype)
     merged, mean = polar_times(basis, flat, product)
-    return merged * (mean * values.mean())
+    return merged.mul_(mean * values.mean())
 
 
 def _overlaps(product: Tensor, weights: Sequence[Tensor]) -> Tensor:

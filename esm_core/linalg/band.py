@@ -1,0 +1,130 @@
+"""A symmetric matrix reduced to a band: almost all of it is products, unlike a reduction to three diagonals."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from esm_core.linalg import lapack
+
+WIDTH = 32
+"""Side of the band's blocks: products are fast from there, and solves still cheap. It decides the bits."""
+
+
+class Reflections(NamedTuple):
+    """``I - V T Vᵀ`` on the last rows of a matrix.
+
+    Attributes
+    ----------
+    start : int
+        The first of these rows.
+    vectors : Tensor
+        ``V`` as rows, ``[k, n - start]``.
+    triangle : Tensor
+        ``T``, ``[k, k]``, upper.
+    """
+
+    start: int
+    vectors: Tensor
+    triangle: Tensor
+
+
+@dataclass(frozen=True)
+class Band:
+    """A symmetric matrix ``G = Q B Qᵀ``, ``[n, n]``, with ``B`` block tridiagonal.
+
+    Attributes
+    ----------
+    diagonal, below : Tensor
+        Blocks of ``B``, ``[m, 64, 64]`` and ``[m - 1, 64, 64]``, float64; the last ones are filled up with
+        zeros, so that ``B`` has ``64 m`` rows, of which those from ``n`` on meet no other.
+    reflections : list of Reflections
+        ``Q`` is their product, in the precision of the reduction.
+    size : int
+        ``n``.
+    """
+
+    diagonal: Tensor
+    below: Tensor
+    reflections: list[Reflections]
+    size: int
+
+    @staticmethod
+    def of(matrix: Tensor) -> "Band":
+        """Reduce ``[n, n]`` on the CPU, which is overwritten; its upper triangle is read.
+
+        Notes
+        -----
+        Blocked Householder reflections (Bischof, Lang and Sun, "A framework for symmetric band reduction",
+        ACM TOMS 26, 2000): a panel of columns below the band is taken to its triangle, and the rest of the
+        matrix meets all of the panel's reflections at once.
+        """
+        size = matrix.shape[0]
+        blocks = -(-size // WIDTH)
+        diagonal = torch.zeros(blocks, WIDTH, WIDTH, dtype=torch.float64)
+        below = torch.zeros(blocks - 1, WIDTH, WIDTH, dtype=torch.float64)
+        reflections = []
+        for index, start in enumerate(range(0, size, WIDTH)):
+            end = min(start + WIDTH, size)
+            block = matrix[start:end, start:end].triu()
+            diagonal[index, : end - start, : end - start] = block + block.triu(1).mT
+            if end < size:
+                panel = matrix[start:end, end:].contiguous()
+                vectors, triangle = lapack.reflect(panel)
+                count = vectors.shape[0]
+                below[index, :count] = panel[:, :count].mT.triu()
+                _reflect_both_sides(matrix[end:, end:], vectors, triangle)
+                reflections.append(Reflections(end, vectors, triangle))
+        return Band(diagonal, below, reflections, size)
+
+    def rotate(self, columns: Tensor, back: bool) -> None:
+        """``Q X``, or ``Qᵀ X`` where not ``back``, in place, on ``X``, ``[n, c]`` or more rows."""
+        for start, vectors, triangle in reversed(self.reflections) if back else self.reflections:
+            part = columns[start : self.size]
+            met = (triangle if back else triangle.mT) @ (vectors @ part)
+            part.addmm_(vectors.mT, met, alpha=-1)
+
+    def times(self, columns: Tensor) -> Tensor:
+        """``B X``, for ``X`` of :meth:`blocked` form and float64."""
+        product = self.diagonal @ columns
+        product[1:] += self.below @ columns[:-1]
+        product[:-1] += self.below.mT @ columns[1:]
+        return product
+
+    def blocked(self, columns: Tensor) -> Tensor:
+        """``X``, ``[n, c]``, filled up to blocks ``[m, 64, c]``, in memory of its own."""
+        blocks = columns.new_zeros(self.diagonal.shape[0] * WIDTH, columns.shape[1])
+        blocks[: self.size] = columns
+        return blocks.view(-1, WIDTH, columns.shape[1])
+
+    def plain(self, blocks: Tensor) -> Tensor:
+        """``[n, c]`` of what :meth:`blocked` made: the same memory."""
+        return blocks.view(-1, blocks.shape[2])[: self.size]
+
+    def root_mean_square(self) -> float:
+        """Of all eigenvalues."""
+        squares = self.diagonal.square().sum() + 2 * self.below.square().sum()
+        return float((squares / self.size).sqrt())
+
+    def largest(self) -> float:
+        """The largest eigenvalue, to a thousandth; at most that much below it."""
+        start = torch.ones(self.size, 1, dtype=torch.float64)
+        if self.size <= WIDTH:
+            return float(torch.linalg.eigvalsh(self.diagonal[0])[-1])
+
+        def times(vector: object) -> object:
+            column = torch.as_tensor(vector, dtype=torch.float64).reshape(-1, 1)
+            return self.plain(self.times(self.blocked(column))).numpy()
+
+        operator = LinearOperator((self.size, self.size), matvec=times, dtype="float64")
+        values = eigsh(operator, k=1, which="LA", v0=start[:, 0].numpy(), tol=1e-3, return_eigenvectors=False)
+        return float(values[0])
+
+
+def _reflect_both_sides(rest: Tensor, vectors: Tensor, triangle: Tensor) -> None:
+    """``Hᵀ A H`` in place for ``H = I - V T Vᵀ``, on the upper triangle of ``A``."""
+    seen = triangle.mT @ lapack.symmetric_times(rest, vectors)
+    twice = triangle.mT @ (seen @ vectors.mT).mT
+    lapack.subtract_products(rest, vectors, seen - 0.5 * (twice.mT @ vectors))

@@ -1,0 +1,131 @@
+"""The eigenvectors of a band that belong to its smallest eigenvalues."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esm_core.linalg.band import Band
+from esm_core.linalg.resolvent import Resolvents
+
+_SPARE = 1.3
+"""Vectors sought for each that is wanted, so that the last that is wanted is told from the rest."""
+
+_DEGREE = 14
+"""Of the filter: what is wanted grows by 1e5 or more beside what is not, in float64 without loss."""
+
+_ENOUGH = 1e-4
+"""What the vectors may hold of others, beside what a product with an inverse root may be wrong by."""
+
+_PASSES = 3
+
+_ALIGNED = 16
+"""Numbers of vectors are multiples of this: products with others are up to twice as slow."""
+
+
+class Weakest(NamedTuple):
+    """Invariant subspace of the smallest eigenvalues.
+
+    Attributes
+    ----------
+    values : Tensor
+        ``[k]``, ascending, float64.
+    vectors : Tensor
+        ``[n, k]`` float64, orthonormal.
+    """
+
+    values: Tensor
+    vectors: Tensor
+
+
+def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> Weakest | None:
+    """The eigenvectors of ``B`` that rounding tells too badly for an inverse root.
+
+    Parameters
+    ----------
+    band : Band
+        ``n`` eigenvalues, positive but for rounding.
+    resolvents : Resolvents
+        Of shifts from the smallest eigenvalues that matter up to the largest: they tell how many are sought.
+    blur : float
+        What rounding may have changed an eigenvalue by. An inverse root is wrong by ``blur / λ`` there.
+    allowed : float
+        The root mean square of that over the other ``n`` eigenvectors.
+
+    Returns
+    -------
+    Weakest or None
+        None where they are more than about a third of all.
+
+    Notes
+    -----
+    A subspace iteration with Chebyshev polynomials of ``(B + s)⁻¹`` (Saad, "Numerical Methods for Large
+    Eigenvalue Problems", chapter 5), from random vectors that are the same every time. It ends when what
+    couples the vectors to the others is too small to matter to an inverse root.
+    """
+    shifts, counts = _counts(resolvents)
+    errors = np.sqrt(counts / (3 * band.size)) * blur / shifts
+    expected = float(np.interp(-allowed, -errors, counts))
+    sought = _rounded(int(_SPARE * expected)) + _ALIGNED
+    while 2 * sought <= band.size:
+        cut = float(np.interp(sought, counts, shifts))
+        found = torch.randn(band.size, sought, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for _ in range(_PASSES):
+            values, found, residuals = _filtered(band, found, cut)
+            wrong = blur**2 * (values.clamp(min=blur) ** -2).flip(0).cumsum(0).flip(0)
+            wrong += blur**2 * _others(resolvents, values)
+            count = _rounded(int((wrong > band.size * allowed**2).sum()))
+            if count >= sought:
+                break
+            if residuals[:count].norm() <= _ENOUGH * math.sqrt(band.size) * float(values[count]):
+                return Weakest(values[:count], found[:, :count])
+            cut = float(values[-1])
+        sought *= 2
+    return None
+
+
+def _rounded(count: int) -> int:
+    return -(-count // _ALIGNED) * _ALIGNED
+
+
+def _counts(resolvents: Resolvents) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts, ascending, and about how many eigenvalues are below each.
+
+    ``s tr (B + s)⁻¹`` counts an eigenvalue λ as ``s / (λ + s)``: as many as there are up to ``s``, times π / 2
+    where eigenvalues grow as the square of their number, as they do at the lower end of such spectra.
+    """
+    return resolvents.shifts.numpy(), (2 / math.pi * resolvents.shifts * resolvents.traces).numpy()
+
+
+def _others(resolvents: Resolvents, values: Tensor) -> float:
+    """About ``Σ 1 / λ²`` of the eigenvalues beyond the ascending first ones, by what traces say of them."""
+    edge = max(float(values[-1]), float(resolvents.shifts[0]))
+    logs = np.interp(math.log(edge), resolvents.shifts.log().numpy(), resolvents.traces.log().numpy())
+    trace = math.exp(float(logs)) - float((values.clamp(min=0) + edge).reciprocal().sum())
+    return max(trace, 0.0) / (2 * edge)
+
+
+def _filtered(band: Band, columns: Tensor, cut: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Ritz values, ascending, Ritz vectors and the norms of their residuals, after one filter."""
+    shift = cut / 2
+    inverse = Resolvents.of(band, [shift])
+    assert inverse is not None
+    one = torch.ones(1, dtype=torch.float64)
+    scale = 2 * (cut + shift)
+
+    def grown(blocks: Tensor) -> Tensor:
+        copy = blocks.clone()
+        inverse.sum(one, copy)
+        return copy.mul_(scale).sub_(blocks)
+
+    before = band.blocked(columns)
+    now = grown(before)
+    for _ in range(_DEGREE - 1):
+        before, now = now, grown(now).mul_(2).sub_(before)
+    basis = torch.linalg.qr(band.plain(now)).Q
+    seen = band.plain(band.times(band.blocked(basis)))
+    values, turn = torch.linalg.eigh(basis.mT @ seen)
+    vectors = basis @ turn
+    return values, vectors, (seen @ turn - vectors * values).norm(dim=0)
