@@ -1,4 +1,4 @@
-"""A symmetric matrix reduced to a band: almost all of it is products, unlike a reduction to three diagonals."""
+"""A symmetric matrix reduced to a band: that is mostly products, unlike a reduction to three diagonals."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from esm_core.linalg import lapack
 
 WIDTH = 32
-"""Side of the band's blocks: products are fast from there, and solves still cheap. It decides the bits."""
+"""Side of the band's blocks: products are fast from there, and solves cheap up to there. It decides the bits."""
 
 
 class Reflections(NamedTuple):
@@ -30,6 +30,39 @@ class Reflections(NamedTuple):
     vectors: Tensor
     triangle: Tensor
 
+    def joined(self, later: "Reflections") -> "Reflections":
+        """Both as one; the other ones come after these, and begin below."""
+        padded = torch.nn.functional.pad(later.vectors, (later.start - self.start, 0))
+        beside = -self.triangle @ (self.vectors @ padded.mT) @ later.triangle
+        upper = torch.cat([self.triangle, beside], dim=1)
+        lower = torch.cat([torch.zeros_like(beside.mT), later.triangle], dim=1)
+        return Reflections(self.start, torch.cat([self.vectors, padded]), torch.cat([upper, lower]))
+
+
+class _Update(NamedTuple):
+    """``A - V Wᵀ - W Vᵀ`` that is still to be made, both as rows ``[k, n]``."""
+
+    vectors: Tensor
+    partners: Tensor
+
+    def applied(self, rows: Tensor) -> Tensor:
+        """The first rows of the updated matrix, of those of the matrix."""
+        count = rows.shape[0]
+        seen = torch.cat([self.vectors, self.partners])
+        met = torch.cat([self.partners[:, :count], self.vectors[:, :count]])
+        return torch.addmm(rows, met.mT, seen, alpha=-1)
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """What the update takes away of the product with ``vectors``, as rows."""
+        return (vectors @ self.vectors.mT) @ self.partners + (vectors @ self.partners.mT) @ self.vectors
+
+    def after(self, count: int) -> "_Update":
+        """Of the matrix without its first rows and columns."""
+        return _Update(self.vectors[:, count:], self.partners[:, count:])
+
+    def joined(self, other: "_Update") -> "_Update":
+        return _Update(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+
 
 @dataclass(frozen=True)
 class Band:
@@ -38,8 +71,8 @@ class Band:
     Attributes
     ----------
     diagonal, below : Tensor
-        Blocks of ``B``, ``[m, 64, 64]`` and ``[m - 1, 64, 64]``, float64; the last ones are filled up with
-        zeros, so that ``B`` has ``64 m`` rows, of which those from ``n`` on meet no other.
+        Blocks of ``B``, of side ``b``, ``[m, b, b]`` and ``[m - 1, b, b]``, float64; the last ones are filled up with
+        zeros, so that ``B`` has ``m b`` rows, of which those from ``n`` on meet no other.
     reflections : list of Reflections
         ``Q`` is their product, in the precision of the reduction.
     size : int
@@ -59,24 +92,37 @@ class Band:
         -----
         Blocked Householder reflections (Bischof, Lang and Sun, "A framework for symmetric band reduction",
         ACM TOMS 26, 2000): a panel of columns below the band is taken to its triangle, and the rest of the
-        matrix meets all of the panel's reflections at once.
+        matrix meets all of the panel's reflections at once, those of two panels together.
         """
         size = matrix.shape[0]
         blocks = -(-size // WIDTH)
         diagonal = torch.zeros(blocks, WIDTH, WIDTH, dtype=torch.float64)
         below = torch.zeros(blocks - 1, WIDTH, WIDTH, dtype=torch.float64)
-        reflections = []
+        reflections: list[Reflections] = []
+        waiting: _Update | None = None
         for index, start in enumerate(range(0, size, WIDTH)):
             end = min(start + WIDTH, size)
-            block = matrix[start:end, start:end].triu()
+            rows = matrix[start:end, start:]
+            if waiting is not None:
+                rows = waiting.applied(rows)
+                waiting = waiting.after(end - start)
+            block = rows[:, : end - start].triu()
             diagonal[index, : end - start, : end - start] = block + block.triu(1).mT
-            if end < size:
-                panel = matrix[start:end, end:].contiguous()
-                vectors, triangle = lapack.reflect(panel)
-                count = vectors.shape[0]
-                below[index, :count] = panel[:, :count].mT.triu()
-                _reflect_both_sides(matrix[end:, end:], vectors, triangle)
-                reflections.append(Reflections(end, vectors, triangle))
+            if end == size:
+                break
+            panel = rows[:, end - start :].contiguous()
+            vectors, triangle = lapack.reflect(panel)
+            below[index, : vectors.shape[0]] = panel[:, : vectors.shape[0]].mT.triu()
+            rest, found = matrix[end:, end:], Reflections(end, vectors, triangle)
+            update = _both_sides(rest, found, waiting)
+            if waiting is None:
+                waiting = update
+                reflections.append(found)
+            else:
+                both = waiting.joined(update)
+                lapack.subtract_products(rest, both.vectors, both.partners)
+                waiting = None
+                reflections.append(reflections.pop().joined(found))
         return Band(diagonal, below, reflections, size)
 
     def rotate(self, columns: Tensor, back: bool) -> None:
@@ -94,7 +140,7 @@ class Band:
         return product
 
     def blocked(self, columns: Tensor) -> Tensor:
-        """``X``, ``[n, c]``, filled up to blocks ``[m, 64, c]``, in memory of its own."""
+        """``X``, ``[n, c]``, filled up to blocks ``[m, b, c]``, in memory of its own."""
         blocks = columns.new_zeros(self.diagonal.shape[0] * WIDTH, columns.shape[1])
         blocks[: self.size] = columns
         return blocks.view(-1, WIDTH, columns.shape[1])
@@ -123,8 +169,11 @@ class Band:
         return float(values[0])
 
 
-def _reflect_both_sides(rest: Tensor, vectors: Tensor, triangle: Tensor) -> None:
-    """``Hᵀ A H`` in place for ``H = I - V T Vᵀ``, on the upper triangle of ``A``."""
-    seen = triangle.mT @ lapack.symmetric_times(rest, vectors)
-    twice = triangle.mT @ (seen @ vectors.mT).mT
-    lapack.subtract_products(rest, vectors, seen - 0.5 * (twice.mT @ vectors))
+def _both_sides(rest: Tensor, found: Reflections, waiting: _Update | None) -> _Update:
+    """``Hᵀ A H`` for reflections ``H``, where ``A`` is the rest with an update that waits."""
+    seen = lapack.symmetric_times(rest, found.vectors)
+    if waiting is not None:
+        seen -= waiting.times(found.vectors)
+    seen = found.triangle.mT @ seen
+    twice = found.triangle.mT @ (found.vectors @ seen.mT)
+    return _Update(found.vectors, seen - 0.5 * (twice.mT @ found.vectors))

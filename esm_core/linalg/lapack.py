@@ -1,8 +1,8 @@
 """LAPACK and BLAS routines on CPU tensors, by the pointers SciPy publishes for other compilers.
 
 ``torch`` offers no half of an eigenproblem (a reduction to tridiagonal form, its reflections), no block of
-reflections and no symmetric product, and SciPy's own wrappers hold the interpreter's lock, so two layers at once would
-wait for each other. A call through ``ctypes`` lets it go.
+reflections and no symmetric product, and SciPy's own wrappers hold the interpreter's lock, so two layers at
+once would wait for each other. A call through ``ctypes`` lets it go.
 
 Notes
 -----

@@ -20,9 +20,9 @@ class Resolvents:
     Attributes
     ----------
     inverses : Tensor
-        Of the blocks of ``D``, ``[m, p, 64, 64]`` float64.
+        Of the blocks of ``D``, ``[m, p, b, b]`` float64.
     below : Tensor
-        Of ``L``, ``[m - 1, p, 64, 64]``.
+        Of ``L``, ``[m - 1, p, b, b]``.
     shifts : Tensor
         ``[p]``.
     size : int
@@ -67,7 +67,7 @@ class Resolvents:
         return traces
 
     def sum(self, weights: Tensor, columns: Tensor) -> None:
-        """``Σ weight (B + s)⁻¹ X`` in place, on ``X`` in blocks ``[m, 64, c]``, in its precision."""
+        """``Σ weight (B + s)⁻¹ X`` in place, on ``X`` in blocks ``[m, b, c]``, in its precision."""
         below = self.below.to(columns.dtype)
         inverses = (self.inverses * weights[:, None, None]).to(columns.dtype)
         for few in torch.split(columns, _FEW, dim=2):

@@ -71,7 +71,8 @@ def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> 
     sought = _rounded(int(_SPARE * expected)) + _ALIGNED
     while 2 * sought <= band.size:
         cut = float(np.interp(sought, counts, shifts))
-        found = torch.randn(band.size, sought, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        same = torch.Generator().manual_seed(0)
+        found = torch.randn(band.size, sought, generator=same, dtype=torch.float64)
         for _ in range(_PASSES):
             values, found, residuals = _filtered(band, found, cut)
             wrong = blur**2 * (values.clamp(min=blur) ** -2).flip(0).cumsum(0).flip(0)
@@ -93,8 +94,8 @@ def _rounded(count: int) -> int:
 def _counts(resolvents: Resolvents) -> tuple[np.ndarray, np.ndarray]:
     """Shifts, ascending, and about how many eigenvalues are below each.
 
-    ``s tr (B + s)⁻¹`` counts an eigenvalue λ as ``s / (λ + s)``: as many as there are up to ``s``, times π / 2
-    where eigenvalues grow as the square of their number, as they do at the lower end of such spectra.
+    ``s tr (B + s)⁻¹`` counts an eigenvalue λ as ``s / (λ + s)``: as many as there are up to ``s``, times
+    π / 2 where eigenvalues grow as the square of their number, as they do at the lower end of such spectra.
     """
     return resolvents.shifts.numpy(), (2 / math.pi * resolvents.shifts * resolvents.traces).numpy()
 
