@@ -56,6 +56,8 @@ def merge_one(plan: Plan, weight: str) -> Location:
     else:
         arrays = {"update": merged}
     facts["norm"] = float(arrays["update"].norm())
+    # A published weight is float32 at most, and an update a few percent of it.
+    arrays["update"] = arrays["update"].to(torch.float32)
     write_arrays(folder, {name: array.cpu().numpy() for name, array in arrays.items()})
     write_marker(folder, facts)
     return folder
@@ -110,8 +112,8 @@ class _Reader:
 
 
 def read_update(plan: Plan, weight: str) -> Tensor:
-    """``M`` of one weight, float64, checksums verified, before inter-layer scaling and α."""
-    return torch.from_numpy(read_array(plan.layer_folder(weight), "update"))
+    """``M`` of one weight, float64 from float32, checksums verified, before inter-layer scaling and α."""
+    return torch.from_numpy(read_array(plan.layer_folder(weight), "update")).to(torch.float64)
 
 
 def update_norms(plan: Plan) -> dict[str, float]:

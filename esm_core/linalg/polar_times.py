@@ -157,17 +157,15 @@ class _Root:
 
     def _corrected(self, matrix: Tensor, found: Tensor, inverse: Resolvents) -> tuple[Tensor, Tensor]:
         """Directions that hold less of strong ones, orthonormal, and their images."""
-        seen, image = torch.zeros_like(found), []
-        for rows in torch.split(matrix, _ROWS):
-            some = rows.to(torch.float64)
-            image.append(some @ found)
-            seen.addmm_(some.mT, image[-1])
+        # What is small can go on in float32: the images, but not the products that they are made by.
+        rounded, image = matrix.to(torch.float32), _image(matrix, found)
+        seen = (rounded.mT @ image.to(torch.float32)).to(torch.float64)
         trace = self._inverse(seen - found @ (found.mT @ seen), inverse)
         corrected = found - trace.to(torch.float64)
-        # Nearly orthonormal already, and what is taken away is so small that float32 tells its image.
+        image -= (rounded @ trace).to(torch.float64)
+        # Nearly orthonormal already.
         triangle = torch.linalg.cholesky(corrected.mT @ corrected, upper=True)
-        seen_trace = (matrix.to(torch.float32) @ trace).to(torch.float64)
-        both = torch.cat([corrected, torch.cat(image) - seen_trace])
+        both = torch.cat([corrected, image])
         found, made = torch.linalg.solve_triangular(triangle, both, upper=True, left=False).split(
             [found.shape[0], matrix.shape[0]]
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from esm_core.linalg.band import WIDTH, Band
 
-_FEW = 256
+_FEW = 128
 """Columns solved at once: few enough for what they become under all shifts to stay in a cache."""
 
 
@@ -70,17 +70,20 @@ class Resolvents:
         """``Σ weight (B + s)⁻¹ X`` in place, on ``X`` in blocks ``[m, b, c]``, in its precision."""
         below = self.below.to(columns.dtype)
         inverses = (self.inverses * weights[:, None, None]).to(columns.dtype)
-        for few in torch.split(columns, _FEW, dim=2):
-            _sum_into(few, inverses, below)
+        blocks, shifts = inverses.shape[:2]
+        width = min(_FEW, columns.shape[2])
+        # One piece of memory for all: to be given it anew each time costs as much as what is done in it.
+        forward = columns.new_empty(blocks * shifts * WIDTH * width)
+        for few in torch.split(columns, width, dim=2):
+            room = forward[: blocks * shifts * WIDTH * few.shape[2]]
+            _sum_into(few, inverses, below, room.view(blocks, shifts, WIDTH, few.shape[2]))
 
 
-def _sum_into(columns: Tensor, inverses: Tensor, below: Tensor) -> None:
+def _sum_into(columns: Tensor, inverses: Tensor, below: Tensor, forward: Tensor) -> None:
     blocks, shifts = inverses.shape[:2]
-    width = columns.shape[2]
-    forward = columns.new_empty(blocks, shifts, WIDTH, width)
     forward[0] = columns[0]
     for block in range(1, blocks):
-        start = columns[block].expand(shifts, WIDTH, width)
+        start = columns[block].expand(shifts, -1, -1)
         torch.baddbmm(start, below[block - 1], forward[block - 1], alpha=-1, out=forward[block])
     found = torch.bmm(inverses[-1], forward[-1])
     torch.sum(found, 0, out=columns[-1])

@@ -10,7 +10,7 @@ from torch import Tensor
 from esm_core.linalg.band import Band
 from esm_core.linalg.resolvent import Resolvents
 
-_SPARE = 1.3
+_SPARE = 1.2
 """Vectors sought for each that is wanted, so that the last that is wanted is told from the rest."""
 
 _DEGREE = 14
