@@ -10,7 +10,7 @@ from torch import Tensor
 from esm_core.linalg import lapack
 
 WIDTH = 32
-"""Side of the band's blocks: products are fast from there, and solves cheap up to there. It decides the bits."""
+"""Side of the band's blocks: with larger ones products are faster, and solves slower. It decides the bits."""
 
 
 class Reflections(NamedTuple):
@@ -71,8 +71,8 @@ class Band:
     Attributes
     ----------
     diagonal, below : Tensor
-        Blocks of ``B``, of side ``b``, ``[m, b, b]`` and ``[m - 1, b, b]``, float64; the last ones are filled up with
-        zeros, so that ``B`` has ``m b`` rows, of which those from ``n`` on meet no other.
+        Blocks of ``B``, of side ``b``, ``[m, b, b]`` and ``[m - 1, b, b]``, float64; the last ones are filled
+        up with zeros, so that ``B`` has ``m b`` rows, of which those from ``n`` on meet no other.
     reflections : list of Reflections
         ``Q`` is their product, in the precision of the reduction.
     size : int

@@ -25,8 +25,8 @@ _MARGIN = 1.1
 _SHIFT = 3e-7
 """Added before an inverse, beside the largest eigenvalue: more than a reduction in float32 is wrong by."""
 
-_WANTED = 2e-5
-"""Error of a product, relative, that is aimed at."""
+_WANTED = 3.3e-7
+"""Error of a product, relative, that is aimed at, for each of ``n`` directions: as random errors add up."""
 
 _TRACE = 5e-9
 """Image of what a weak direction holds of strong ones after one correction, beside the largest value."""
@@ -104,17 +104,29 @@ class _Root:
 
     @staticmethod
     def of(product: Tensor) -> "_Root | None":
-        """Of a Gram matrix, which is overwritten; None where too many of its directions are weak."""
+        """Of a Gram matrix, which is overwritten; None where too many of its directions are weak.
+
+        Raises
+        ------
+        RuntimeError
+            NaN or Inf in the matrix.
+        """
         band = Band.of(product)
-        largest, blur = band.largest(), _BLUR * band.root_mean_square()
+        blur = _BLUR * band.root_mean_square()
+        if not math.isfinite(blur):
+            raise RuntimeError("a matrix to be orthogonalised holds NaN or Inf")
+        if blur == 0:
+            return None
+        largest = band.largest()
+        wanted = _WANTED * math.sqrt(band.size)
         # A direction below this would be too much by itself.
-        least = blur / (_WANTED * math.sqrt(band.size))
+        least = blur / (wanted * math.sqrt(band.size))
         poles = inverse_root_poles(least, _MARGIN * largest)
         resolvents = Resolvents.of(band, [shift for shift, _ in poles])
         if resolvents is None:
             return None
         shifts, weights = resolvents.shifts, torch.tensor([w for _, w in poles], dtype=torch.float64)
-        weak = weakest(band, resolvents, blur, _WANTED)
+        weak = weakest(band, resolvents, blur, wanted)
         if weak is None:
             return None
         # B^(1/2) = B B^(-1/2), and B (B + s)⁻¹ = 1 - s (B + s)⁻¹.
@@ -146,9 +158,10 @@ class _Root:
         inverse = self._slightly_shifted()
         found, image = self._corrected(matrix, found, inverse)
         errors = _TRACE * math.sqrt(self.largest) / image.norm(dim=0)
-        if errors.square().sum() <= matrix.shape[1] * _WANTED**2:
+        wanted = _WANTED * math.sqrt(self.band.size)
+        if errors.square().sum() <= self.band.size * wanted**2:
             return found, image
-        faint = int((errors > _WANTED).sum())
+        faint = int((errors > wanted).sum())
         weak = found[:, :faint]
         for _ in range(_MORE):
             weak, _ = self._corrected(matrix, weak, inverse)

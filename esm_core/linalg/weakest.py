@@ -22,7 +22,7 @@ _ENOUGH = 1e-4
 _PASSES = 3
 
 _ALIGNED = 16
-"""Numbers of vectors are multiples of this: products with others are up to twice as slow."""
+"""Numbers of vectors are multiples of this where they can be: other products are up to twice as slow."""
 
 
 class Weakest(NamedTuple):
@@ -77,11 +77,13 @@ def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> 
             values, found, residuals = _filtered(band, found, cut)
             wrong = blur**2 * (values.clamp(min=blur) ** -2).flip(0).cumsum(0).flip(0)
             wrong += blur**2 * _others(resolvents, values)
-            count = _rounded(int((wrong > band.size * allowed**2).sum()))
-            if count >= sought:
+            least = int((wrong > band.size * allowed**2).sum())
+            if least == sought:
                 break
-            if residuals[:count].norm() <= _ENOUGH * math.sqrt(band.size) * float(values[count]):
-                return Weakest(values[:count], found[:, :count])
+            for count in (_rounded(least), least):
+                enough = _ENOUGH * math.sqrt(band.size) * float(values[min(count, sought - 1)])
+                if count < sought and residuals[:count].norm() <= enough:
+                    return Weakest(values[:count], found[:, :count])
             cut = float(values[-1])
         sought *= 2
     return None

@@ -164,6 +164,28 @@ def test_polar_times_tells_directions_apart_however_few_and_faint(shared: int, a
     assert problem.error(polar_times(*problem, problem.product)[0]) < 2e-5
 
 
+@pytest.mark.parametrize("apart", [0.1, 0.05, 0.03])
+@pytest.mark.parametrize("shared", [1, 8, 32])
+def test_polar_times_takes_many_directions_at_the_edge_of_float32(shared: int, apart: float) -> None:
+    problem = fused_bases(shared=shared, seed=1, apart=apart)
+    assert problem.error(polar_times(*problem, problem.product)[0]) < 8e-5
+
+
+def test_polar_times_refuses_what_is_no_number() -> None:
+    matrix = torch.randn(1100, 1024, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix[3, 4] = torch.nan
+    problem = Problem(matrix, matrix.new_ones(1024, 2))
+    with pytest.raises(RuntimeError, match="holds NaN or Inf"):
+        polar_times(*problem, problem.product)
+
+
+def test_polar_times_of_nothing_is_nothing() -> None:
+    problem = Problem(torch.zeros(1024, 1024), torch.ones(1024, 2, dtype=torch.float64))
+    times, mean = polar_times(*problem, problem.product)
+    assert not times.any()
+    assert mean == 0
+
+
 def test_polar_times_is_about_as_exact_as_an_svd_in_float32() -> None:
     problem = fused_bases(seed=1)
     left, _, right = torch.linalg.svd(problem.matrix.float(), full_matrices=False)
