@@ -2,8 +2,17 @@
 
 from esm_core.linalg.gram import gram, mirrored
 from esm_core.linalg.polar import nearly_polar, polar
-from esm_core.linalg.polar_times import polar_times
+from esm_core.linalg.polar_times import polar_times, working_precision
 from esm_core.linalg.rank import numerical_rank
 from esm_core.linalg.symmetric import Eigen
 
-__all__ = ["Eigen", "gram", "mirrored", "nearly_polar", "numerical_rank", "polar", "polar_times"]
+__all__ = [
+    "Eigen",
+    "gram",
+    "mirrored",
+    "nearly_polar",
+    "numerical_rank",
+    "polar",
+    "polar_times",
+    "working_precision",
+]

@@ -38,7 +38,9 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return 1.5 * factor - 0.5 * (factor @ (factor.mT @ factor)), values
 
 
-def nearly_polar(matrix: Tensor, given: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def nearly_polar(
+    matrix: Tensor, given: torch.dtype = torch.float64, precision: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """:func:`polar`, orthonormal to 1e-9: enough for what is rounded to float32 later.
 
     Parameters
@@ -47,29 +49,32 @@ def nearly_polar(matrix: Tensor, given: torch.dtype = torch.float64) -> tuple[Te
         ``[m, n]``, float64.
     given : dtype
         What its values were rounded to before; what that rounding alone makes of a direction is noise.
+    precision : dtype
+        Of the factor. In float32 it is as exact as values that were rounded to float32 let it be.
 
     Notes
     -----
-    ``A (AᵀA)^(-1/2)`` through an eigenproblem of the smaller side. It loses the digits of small singular
-    values, so the directions of those are taken from an SVD of their images under ``A`` instead.
+    ``A (AᵀA)^(-1/2)`` through an eigenproblem of the smaller side, in float64. It loses the digits of small
+    singular values, so the directions of those are taken from an SVD of their images under ``A`` instead.
     """
     if matrix.shape[0] < matrix.shape[1]:
-        factor, values = nearly_polar(matrix.mT, given)
+        factor, values = nearly_polar(matrix.mT, given, precision)
         return factor.mT, values
     if matrix.numel() == 0:
-        return matrix.clone(), matrix.new_zeros(0)
+        return matrix.to(precision), matrix.new_zeros(0)
     eigen = Eigen.of(gram(matrix))
     eigenvalues, vectors = eigen.values, eigen.leading(matrix.shape[1])
     large = _large(eigenvalues)
     kept, roots = vectors[:, :large], eigenvalues[:large].sqrt()
-    factor = matrix @ ((kept / roots) @ kept.mT)
+    factor = matrix.to(precision) @ ((kept / roots) @ kept.mT).to(precision)
     if large == eigenvalues.numel():
         return factor, roots
     rest = vectors[:, large:]
     image = matrix @ rest
-    image -= factor @ (image.mT @ factor).mT
+    image -= factor @ (image.mT.to(precision) @ factor).mT
     left, values, right = small_part(image, eigenvalues[0].sqrt(), given)
-    return factor.addmm_(left, right @ rest.mT), torch.cat([roots, values]).sort(descending=True).values
+    factor.addmm_(left.to(precision), (right @ rest.mT).to(precision))
+    return factor, torch.cat([roots, values]).sort(descending=True).values
 
 
 def _large(eigenvalues: Tensor) -> int:

@@ -46,7 +46,7 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     matrix : Tensor
         ``A``, ``[m, n]``, float64 or float32.
     columns : Tensor
-        ``X``, ``[n, c]``, float64.
+        ``X``, ``[n, c]``, float64 or float32.
     product : Tensor
         :func:`~esm_core.linalg.gram` of ``A`` in float32, ``[n, n]``; overwritten.
 
@@ -65,17 +65,28 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     within 1e-4 (Frobenius, relative) of the one in float64 throughout; a merged weight, of which an update
     is a few percent, changes by about as much as rounding to float32 changes it.
     """
-    rows, size = matrix.shape
-    few = on_lapack(matrix) and _SIZE <= size <= rows and 2 * columns.shape[1] <= size
-    root = _Root.of(product) if few else None
+    root = _Root.of(product) if working_precision(matrix, columns.shape[1]) == torch.float32 else None
     if root is None:
         factor, values = nearly_polar(matrix.to(torch.float64), matrix.dtype)
-        return factor @ columns, values.mean()
+        return factor @ columns.to(torch.float64), values.mean()
     rest, image = root.weak_directions(matrix)
-    met = rest.mT @ columns
-    times = (matrix.to(torch.float32) @ root.inverse_root(columns - rest @ met)).to(torch.float64)
+    weak = rest.to(columns.dtype)
+    met = weak.mT @ columns
+    times = (matrix.to(torch.float32) @ root.inverse_root(columns - weak @ met)).to(torch.float64)
     left, values, right = small_part(image, torch.tensor(root.largest).sqrt(), matrix.dtype)
-    return times.addmm_(left, right @ met), (root.strong_sum + values.sum()) / size
+    return times.addmm_(left, right @ met.to(torch.float64)), (root.strong_sum + values.sum()) / matrix.shape[
+        1
+    ]
+
+
+def working_precision(matrix: Tensor, count: int) -> torch.dtype:
+    """What :func:`polar_times` computes in, for a matrix ``[m, n]`` and ``count`` columns.
+
+    Float32 where the columns are few beside ``n``: more digits of them than that have no use.
+    """
+    rows, size = matrix.shape
+    few = on_lapack(matrix) and _SIZE <= size <= rows and 2 * count <= size
+    return torch.float32 if few else torch.float64
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.layers import layer_kind
-from esm_core.linalg import gram, nearly_polar, polar_times
+from esm_core.linalg import gram, nearly_polar, polar_times, working_precision
 from esm_core.settings import MergeSettings
 
 
@@ -144,7 +144,8 @@ def _orthogonal_product(basis: Tensor, coordinate: Tensor, product: Tensor) -> T
     """``polar(E) mean σ(E) · polar(C) mean σ(C)``; of ``polar(E)`` only what meets ``polar(C)`` is made."""
     if basis.shape[1] == 0:
         return basis.to(coordinate.dtype) @ coordinate
-    flat, values = nearly_polar(coordinate, basis.dtype)
+    precision = working_precision(basis, coordinate.shape[1])
+    flat, values = nearly_polar(coordinate, basis.dtype, precision)
     merged, mean = polar_times(basis, flat, product)
     return merged.mul_(mean * values.mean())
 
