@@ -134,7 +134,7 @@ def estimates(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], rate: float
         "shift_store_bytes": count * shift_bytes,
         "basis_store_bytes": basis_bytes,
         "expert_bytes": float(expert_bytes(recipe.experts, shapes, count)) if recipe.experts else 0.0,
-        "merge_store_bytes": float(_DOUBLE * parameters),
+        "merge_store_bytes": float(_SINGLE * parameters),
         "peak_memory_bytes_per_worker": max(peak, collect_memory),
         "core_seconds": (count * collect_flops + merge_flops + _searched(recipe) * forward_flops) / rate,
     }
