@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
@@ -156,16 +157,16 @@ class Band:
 
     def largest(self) -> float:
         """The largest eigenvalue, to a thousandth; at most that much below it."""
-        start = torch.ones(self.size, 1, dtype=torch.float64)
         if self.size <= WIDTH:
             return float(torch.linalg.eigvalsh(self.diagonal[0])[-1])
+        start = np.ones(self.size)  # the same every time, as the result is then
 
         def times(vector: object) -> object:
             column = torch.as_tensor(vector, dtype=torch.float64).reshape(-1, 1)
             return self.plain(self.times(self.blocked(column))).numpy()
 
         operator = LinearOperator((self.size, self.size), matvec=times, dtype="float64")
-        values = eigsh(operator, k=1, which="LA", v0=start[:, 0].numpy(), tol=1e-3, return_eigenvectors=False)
+        values = eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)
         return float(values[0])
 
 

@@ -72,7 +72,7 @@ def nearly_polar(
     rest = vectors[:, large:]
     image = matrix @ rest
     image -= factor @ (image.mT.to(precision) @ factor).mT
-    left, values, right = small_part(image, eigenvalues[0].sqrt(), given)
+    left, values, right = small_part(image, float(eigenvalues[0].sqrt()), given)
     factor.addmm_(left.to(precision), (right @ rest.mT).to(precision))
     return factor, torch.cat([roots, values]).sort(descending=True).values
 
@@ -84,7 +84,7 @@ def _large(eigenvalues: Tensor) -> int:
     return int((eigenvalues > _SMALL * eigenvalues[0]).sum())
 
 
-def small_part(image: Tensor, largest: Tensor, given: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def small_part(image: Tensor, largest: float, given: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """``U``, all singular values and ``Vᵀ`` of ``image``, ``[m, k]``; vectors of rounding noise are left out.
 
     ``image`` is what a matrix ``[m, n]`` of the given largest singular value makes of ``k`` directions. What

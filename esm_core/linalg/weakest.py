@@ -85,7 +85,7 @@ def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> 
                 if count < sought and residuals[:count].norm() <= enough:
                     return Weakest(values[:count], found[:, :count])
             cut = float(values[-1])
-        sought *= 2
+        sought = _rounded(3 * sought // 2)
     return None
 
 

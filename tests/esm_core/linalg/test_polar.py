@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -169,6 +170,16 @@ def test_polar_times_tells_directions_apart_however_few_and_faint(shared: int, a
 def test_polar_times_takes_many_directions_at_the_edge_of_float32(shared: int, apart: float) -> None:
     problem = fused_bases(shared=shared, seed=1, apart=apart)
     assert problem.error(polar_times(*problem, problem.product)[0]) < 8e-5
+
+
+def test_polar_times_gives_the_same_bits_again_and_beside_others() -> None:
+    problems = [fused_bases(shared=shared, seed=shared) for shared in (0, 4)]
+    alone = [polar_times(*problem, problem.product) for problem in problems]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda problem: polar_times(*problem, problem.product), problems))
+    for (times, mean), (again, other) in zip(alone, together, strict=True):
+        assert torch.equal(times, again)
+        assert torch.equal(mean, other)
 
 
 def test_polar_times_refuses_what_is_no_number() -> None:
