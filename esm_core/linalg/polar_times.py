@@ -128,7 +128,7 @@ class _Root:
         if blur == 0:
             return None
         largest = band.largest()
-        wanted = _WANTED * math.sqrt(band.size)
+        wanted = _wanted(band)
         # A direction below this would be too much by itself.
         least = blur / (wanted * math.sqrt(band.size))
         poles = inverse_root_poles(least, _MARGIN * largest)
@@ -168,7 +168,7 @@ class _Root:
         inverse = self._slightly_shifted()
         found, image = self._corrected(matrix, found, inverse)
         errors = _TRACE * math.sqrt(self.largest) / image.norm(dim=0)
-        wanted = _WANTED * math.sqrt(self.band.size)
+        wanted = _wanted(self.band)
         if errors.square().sum() <= self.band.size * wanted**2:
             return found, image
         faint = int((errors > wanted).sum())
@@ -217,6 +217,10 @@ class _Root:
         found = self.band.plain(total.to(torch.float32))
         self.band.rotate(found, back=True)
         return found
+
+
+def _wanted(band: Band) -> float:
+    return _WANTED * math.sqrt(band.size)
 
 
 def _image(matrix: Tensor, columns: Tensor) -> Tensor:
