@@ -97,7 +97,7 @@ def merged_weight(plan: Plan, towers: Towers, weight: str, scales: dict[str, flo
     if rule == "mean":
         return base + average.merge_weight(Updates(towers, weight))
     coefficient = alpha if rule == "essential" else 1.0
-    return base + (coefficient * scales[weight]) * read_update(plan, weight)
+    return read_update(plan, weight).mul_(coefficient * scales[weight]).add_(base)
 
 
 def static_tower(plan: Plan) -> VisionCheckpoint:

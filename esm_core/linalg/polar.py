@@ -1,9 +1,11 @@
 """The polar factor: the nearest isometry, which orthogonalises a basis and flattens a spectrum."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from esm_core.linalg.gram import gram
+from esm_core.linalg.gram import gram, mirrored
 from esm_core.linalg.symmetric import Eigen
 
 _SMALL = 1e-6
@@ -60,21 +62,77 @@ def nearly_polar(
     if matrix.shape[0] < matrix.shape[1]:
         factor, values = nearly_polar(matrix.mT, given, precision)
         return factor.mT, values
-    if matrix.numel() == 0:
-        return matrix.to(precision), matrix.new_zeros(0)
-    eigen = Eigen.of(gram(matrix))
-    eigenvalues, vectors = eigen.values, eigen.leading(matrix.shape[1])
-    large = _large(eigenvalues)
-    kept, roots = vectors[:, :large], eigenvalues[:large].sqrt()
-    factor = matrix.to(precision) @ ((kept / roots) @ kept.mT).to(precision)
-    if large == eigenvalues.numel():
-        return factor, roots
-    rest = vectors[:, large:]
-    image = matrix @ rest
+    flat = _Flattening.of(matrix)
+    factor = matrix.to(precision) @ flat.inverse.to(precision)
+    image = matrix @ flat.rest
     image -= factor @ (image.mT.to(precision) @ factor).mT
-    left, values, right = small_part(image, float(eigenvalues[0].sqrt()), given)
-    factor.addmm_(left.to(precision), (right @ rest.mT).to(precision))
-    return factor, torch.cat([roots, values]).sort(descending=True).values
+    left, values, right = flat.weak(image, given)
+    return factor.addmm_(left.to(precision), right.to(precision)), values
+
+
+def times_polar(matrix: Tensor, wide: Tensor, given: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``A polar(B)``, ``[m, c]``, and the singular values of ``B``, ``[n]``, descending; all in float64.
+
+    Parameters
+    ----------
+    matrix : Tensor
+        ``A``, ``[m, n]``.
+    wide : Tensor
+        ``B``, ``[n, c]`` with ``n <= c``.
+    given : dtype
+        As in :func:`nearly_polar`.
+
+    Notes
+    -----
+    By ``(A (B Bᵀ)^(-1/2)) B``: where ``A`` has fewer rows than ``B`` columns that is half the work of the
+    factor and a product with it.
+    """
+    flat = _Flattening.of(wide.mT)
+    image = wide.mT @ flat.rest
+    image -= wide.mT @ (flat.inverse @ (flat.inverse @ (wide @ image)))
+    left, values, right = flat.weak(image, given)
+    product = ((matrix @ flat.inverse).to(given) @ wide.to(given)).to(wide.dtype)
+    return product.addmm_(matrix @ right.mT, left.mT), values
+
+
+class _Flattening(NamedTuple):
+    """What makes a polar factor of a tall matrix ``A``, ``[m, n]``, in float64.
+
+    Attributes
+    ----------
+    inverse : Tensor
+        ``(AᵀA)^(-1/2)`` on the strong directions, ``[n, n]``, and zero on the others.
+    rest : Tensor
+        The ``k`` weak right singular directions, ``[n, k]``.
+    roots : Tensor
+        The singular values of the strong ones, ``[n - k]``, descending.
+    """
+
+    inverse: Tensor
+    rest: Tensor
+    roots: Tensor
+
+    @staticmethod
+    def of(matrix: Tensor) -> "_Flattening":
+        size = matrix.shape[1]
+        if matrix.numel() == 0:
+            return _Flattening(*(matrix.new_zeros(shape) for shape in ((size, size), (size, 0), (0,))))
+        eigen = Eigen.of(gram(matrix))
+        vectors, large = eigen.leading(size), _large(eigen.values)
+        roots = eigen.values[:large].sqrt()
+        inverse = mirrored(gram((vectors[:, :large] * roots.rsqrt()).mT))
+        return _Flattening(inverse, vectors[:, large:], roots)
+
+    def weak(self, image: Tensor, given: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """``L``, all singular values of ``A``, descending, and ``R`` of the weak directions' part ``L R``.
+
+        ``image``, ``[m, k]``, is what ``A`` makes of them, less what the strong directions' factor meets.
+        """
+        if image.shape[1] == 0:
+            return image, self.roots, self.rest.mT
+        largest = float(self.roots[0]) if self.roots.numel() else 0.0
+        left, values, right = small_part(image, largest, given)
+        return left, torch.cat([self.roots, values]).sort(descending=True).values, right @ self.rest.mT
 
 
 def _large(eigenvalues: Tensor) -> int:

@@ -72,10 +72,10 @@ def polar_times(matrix: Tensor, columns: Tensor, product: Tensor) -> tuple[Tenso
     rest, image = root.weak_directions(matrix)
     weak = rest.to(columns.dtype)
     met = weak.mT @ columns
-    times = (matrix.to(torch.float32) @ root.inverse_root(columns - weak @ met)).to(torch.float64)
+    times = matrix.to(torch.float32) @ root.inverse_root(torch.addmm(columns, weak, met, alpha=-1))
     left, values, right = small_part(image, math.sqrt(root.largest), matrix.dtype)
-    times.addmm_(left, right @ met.to(torch.float64))
-    return times, (root.strong_sum + values.sum()) / matrix.shape[1]
+    times.addmm_(left.to(torch.float32), (right @ met.to(torch.float64)).to(torch.float32))
+    return times.to(torch.float64), (root.strong_sum + values.sum()) / matrix.shape[1]
 
 
 def working_precision(matrix: Tensor, count: int) -> torch.dtype:
@@ -188,11 +188,8 @@ class _Root:
         image -= (rounded @ trace).to(torch.float64)
         # Nearly orthonormal already.
         triangle = torch.linalg.cholesky(corrected.mT @ corrected, upper=True)
-        both = torch.cat([corrected, image])
-        found, made = torch.linalg.solve_triangular(triangle, both, upper=True, left=False).split(
-            [found.shape[0], matrix.shape[0]]
-        )
-        return found, made
+        back = torch.linalg.inv(triangle)
+        return corrected @ back, image @ back
 
     def _slightly_shifted(self) -> Resolvents:
         """``(B + s)⁻¹``, which is defined whatever rounding made of the smallest eigenvalues."""

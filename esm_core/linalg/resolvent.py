@@ -9,8 +9,8 @@ from torch import Tensor
 
 from esm_core.linalg.band import WIDTH, Band
 
-_FEW = 128
-"""Columns solved at once: few enough for what they become under all shifts to stay in a cache."""
+_HELD = 1792
+"""Columns times shifts solved at once: more take new memory each time, fewer make every product slower."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Resolvents:
         below = self.below.to(columns.dtype)
         inverses = (self.inverses * weights[:, None, None]).to(columns.dtype)
         blocks, shifts = inverses.shape[:2]
-        width = min(_FEW, columns.shape[2])
+        width = min(max(1, _HELD // shifts), columns.shape[2])
         # One piece of memory for all: to be given it anew each time costs as much as what is done in it.
         forward = columns.new_empty(blocks * shifts * WIDTH * width)
         for few in torch.split(columns, width, dim=2):

@@ -72,7 +72,7 @@ def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> 
     while 2 * sought <= band.size:
         cut = float(np.interp(sought, counts, shifts))
         same = torch.Generator().manual_seed(0)
-        found = torch.randn(band.size, sought, generator=same, dtype=torch.float64)
+        found = torch.randn(band.size, sought, generator=same).to(torch.float64)
         for _ in range(_PASSES):
             values, found, residuals = _filtered(band, found, cut)
             wrong = blur**2 * (values.clamp(min=blur) ** -2).flip(0).cumsum(0).flip(0)
@@ -115,18 +115,15 @@ def _filtered(band: Band, columns: Tensor, cut: float) -> tuple[Tensor, Tensor, 
     shift = cut / 2
     inverse = Resolvents.of(band, [shift])
     assert inverse is not None
-    one = torch.ones(1, dtype=torch.float64)
-    scale = 2 * (cut + shift)
-
-    def grown(blocks: Tensor) -> Tensor:
-        copy = blocks.clone()
-        inverse.sum(one, copy)
-        return copy.mul_(scale).sub_(blocks)
-
+    scale = torch.full((1,), 2 * (cut + shift), dtype=torch.float64)
     before = band.blocked(columns)
-    now = grown(before)
+    now = before.clone()
+    inverse.sum(scale, now)
+    now -= before
     for _ in range(_DEGREE - 1):
-        before, now = now, grown(now).mul_(2).sub_(before)
+        after = now.clone()
+        inverse.sum(2 * scale, after)
+        before, now = now, after.sub_(now, alpha=2).sub_(before)
     basis = torch.linalg.qr(band.plain(now)).Q
     seen = band.plain(band.times(band.blocked(basis)))
     values, turn = torch.linalg.eigh(basis.mT @ seen)

@@ -10,7 +10,7 @@ from torch import Tensor
 from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.layers import layer_kind
-from esm_core.linalg import gram, nearly_polar, polar_times, working_precision
+from esm_core.linalg import gram, nearly_polar, polar_times, times_polar, working_precision
 from esm_core.settings import MergeSettings
 
 
@@ -141,9 +141,14 @@ def _eigen_weights(eigenvalues: Tensor, exponent: float) -> Tensor:
 
 
 def _orthogonal_product(basis: Tensor, coordinate: Tensor, product: Tensor) -> Tensor:
-    """``polar(E) mean σ(E) · polar(C) mean σ(C)``; of ``polar(E)`` only what meets ``polar(C)`` is made."""
+    """``polar(E) mean σ(E) · polar(C) mean σ(C)``; both polar factors are not made where
+    their product takes less."""
     if basis.shape[1] == 0:
         return basis.to(coordinate.dtype) @ coordinate
+    if coordinate.shape[0] < coordinate.shape[1]:
+        factor, roots = nearly_polar(basis.to(coordinate.dtype), basis.dtype)
+        merged, values = times_polar(factor, coordinate, basis.dtype)
+        return merged.mul_(roots.mean() * values.mean())
     precision = working_precision(basis, coordinate.shape[1])
     flat, values = nearly_polar(coordinate, basis.dtype, precision)
     merged, mean = polar_times(basis, flat, product)
