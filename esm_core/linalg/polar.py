@@ -11,6 +11,9 @@ from esm_core.linalg.symmetric import Eigen
 _SMALL = 1e-6
 """Eigenvalue of the Gram matrix, beside the largest, up to which squaring has cost too many digits."""
 
+_SMALL_OF_ROUNDED = 1e-8
+"""The same where values were rounded to float32 before: the direction is told to 1e-7 even there."""
+
 
 def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The polar factor ``U Vᵀ`` of ``A = U Σ Vᵀ``, and the singular values, descending.
@@ -43,7 +46,7 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def nearly_polar(
     matrix: Tensor, given: torch.dtype = torch.float64, precision: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
-    """:func:`polar`, orthonormal to 1e-9: enough for what is rounded to float32 later.
+    """:func:`polar`, orthonormal to 1e-9, or to 1e-7 where float32 was given: enough to be rounded to that.
 
     Parameters
     ----------
@@ -62,7 +65,9 @@ def nearly_polar(
     if matrix.shape[0] < matrix.shape[1]:
         factor, values = nearly_polar(matrix.mT, given, precision)
         return factor.mT, values
-    flat = _Flattening.of(matrix)
+    # An inverse root with large entries must not be rounded to float32.
+    rounded = given == torch.float32 and precision == torch.float64
+    flat = _Flattening.of(matrix, _SMALL_OF_ROUNDED if rounded else _SMALL)
     factor = matrix.to(precision) @ flat.inverse.to(precision)
     image = matrix @ flat.rest
     image -= factor @ (image.mT.to(precision) @ factor).mT
@@ -71,7 +76,7 @@ def nearly_polar(
 
 
 def times_polar(matrix: Tensor, wide: Tensor, given: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``A polar(B)``, ``[m, c]``, and the singular values of ``B``, ``[n]``, descending; all in float64.
+    """``A polar(B)``, ``[m, c]``, and the singular values of ``B``, ``[n]``, descending; both float64.
 
     Parameters
     ----------
@@ -80,14 +85,14 @@ def times_polar(matrix: Tensor, wide: Tensor, given: torch.dtype) -> tuple[Tenso
     wide : Tensor
         ``B``, ``[n, c]`` with ``n <= c``.
     given : dtype
-        As in :func:`nearly_polar`.
+        As in :func:`nearly_polar`; the last, large product is in it.
 
     Notes
     -----
     By ``(A (B Bᵀ)^(-1/2)) B``: where ``A`` has fewer rows than ``B`` columns that is half the work of the
     factor and a product with it.
     """
-    flat = _Flattening.of(wide.mT)
+    flat = _Flattening.of(wide.mT, _SMALL)
     image = wide.mT @ flat.rest
     image -= wide.mT @ (flat.inverse @ (flat.inverse @ (wide @ image)))
     left, values, right = flat.weak(image, given)
@@ -113,12 +118,12 @@ class _Flattening(NamedTuple):
     roots: Tensor
 
     @staticmethod
-    def of(matrix: Tensor) -> "_Flattening":
+    def of(matrix: Tensor, small: float) -> "_Flattening":
         size = matrix.shape[1]
         if matrix.numel() == 0:
             return _Flattening(*(matrix.new_zeros(shape) for shape in ((size, size), (size, 0), (0,))))
         eigen = Eigen.of(gram(matrix))
-        vectors, large = eigen.leading(size), _large(eigen.values)
+        vectors, large = eigen.leading(size), _large(eigen.values, small)
         roots = eigen.values[:large].sqrt()
         inverse = mirrored(gram((vectors[:, :large] * roots.rsqrt()).mT))
         return _Flattening(inverse, vectors[:, large:], roots)
@@ -135,11 +140,11 @@ class _Flattening(NamedTuple):
         return left, torch.cat([self.roots, values]).sort(descending=True).values, right @ self.rest.mT
 
 
-def _large(eigenvalues: Tensor) -> int:
-    """How many of the descending eigenvalues of a Gram matrix tell their singular values well."""
+def _large(eigenvalues: Tensor, small: float) -> int:
+    """How many of the descending eigenvalues of a Gram matrix are above ``small`` beside the largest."""
     if eigenvalues[0] <= 0:
         return 0
-    return int((eigenvalues > _SMALL * eigenvalues[0]).sum())
+    return int((eigenvalues > small * eigenvalues[0]).sum())
 
 
 def small_part(image: Tensor, largest: float, given: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
