@@ -85,18 +85,18 @@ def times_polar(matrix: Tensor, wide: Tensor, given: torch.dtype) -> tuple[Tenso
     wide : Tensor
         ``B``, ``[n, c]`` with ``n <= c``.
     given : dtype
-        As in :func:`nearly_polar`; the last, large product is in it.
+        As in :func:`nearly_polar`.
 
     Notes
     -----
     By ``(A (B Bᵀ)^(-1/2)) B``: where ``A`` has fewer rows than ``B`` columns that is half the work of the
     factor and a product with it.
     """
-    flat = _Flattening.of(wide.mT, _SMALL)
+    flat = _Flattening.of(wide.mT, _SMALL_OF_ROUNDED if given == torch.float32 else _SMALL)
     image = wide.mT @ flat.rest
     image -= wide.mT @ (flat.inverse @ (flat.inverse @ (wide @ image)))
     left, values, right = flat.weak(image, given)
-    product = ((matrix @ flat.inverse).to(given) @ wide.to(given)).to(wide.dtype)
+    product = (matrix @ flat.inverse) @ wide
     return product.addmm_(matrix @ right.mT, left.mT), values
 
 
