@@ -30,12 +30,17 @@ def fuse_flops(problem: LayerProblem) -> float:
     """Operations to orthogonalise and multiply the concatenated decompositions ``E`` and ``C``.
 
     ``C`` is orthogonalised on its shorter side; of ``E`` only the inverse root of its Gram matrix is needed,
-    which is applied to ``C``: by its eigenvectors, or, where ``C`` is narrow, by reflections in float32.
+    which is applied to ``C``: by its eigenvectors, or, where ``C`` is narrow, by reflections in float32. Where
+    ``C`` is wide, both inverse roots are applied to the one of ``E`` and ``C`` that has fewer vectors.
     """
     total, columns = problem.tasks * kept(problem), problem.d_in
     short, long = sorted((columns, total))
-    coordinates = _inverse_root(long, short) + 2.0 * long * short**2
+    coordinates = _inverse_root(long, short)
     product = 2.0 * problem.d_out * total * columns
+    if total <= columns:
+        both = 4.0 * min(problem.d_out, columns) * total**2
+        return coordinates + _inverse_root(problem.d_out, total) + both + product
+    coordinates += 2.0 * long * short**2
     if 2 * columns > total:
         return coordinates + _inverse_root(problem.d_out, total) + 2.0 * columns * total**2 + product
     narrow = problem.d_out * float(total) ** 2 + 4 / 3 * float(total) ** 3 + 4.0 * total**2 * columns

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esm_core.linalg import gram, numerical_rank, polar, polar_times
+from esm_core.linalg import gram, numerical_rank, polar, polar_times, times_polar
 
 SHAPES = {"square": (12, 12), "tall": (30, 12), "wide": (12, 30)}
 
@@ -85,6 +85,38 @@ def test_polar_agrees_with_the_svd_on_random_matrices(rows: int, columns: int, s
     factor, found = polar(matrix)
     torch.testing.assert_close(factor, left @ right, rtol=0, atol=1e-8)
     torch.testing.assert_close(found, values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 5e3, 9e4, 1e7])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 30)], ids=["square", "wide"])
+def test_times_polar_is_a_product_with_the_polar_factor(shape: tuple[int, int], condition: float) -> None:
+    values = spectrum(condition)
+    wide, isometry = matrix_with(values, *shape)
+    matrix = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    times, found = times_polar(matrix, wide, torch.float64)
+    torch.testing.assert_close(times, matrix @ isometry, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found, values.sort(descending=True).values, rtol=1e-6, atol=1e-13)
+    rounded = wide.to(torch.float32).to(torch.float64)
+    left, _, right = torch.linalg.svd(rounded, full_matrices=False)
+    times, _ = times_polar(matrix, rounded, torch.float32)
+    if condition < 1e7:  # then its directions are noise, and left out
+        torch.testing.assert_close(times, matrix @ (left @ right), rtol=0, atol=1e-6)
+
+
+def test_times_polar_leaves_out_what_is_rounding_noise() -> None:
+    values = torch.tensor([3.0, 2, 1, 0.5, 0, 0, 0, 0, 0, 0, 0, 0], dtype=torch.float64)
+    wide, isometry = matrix_with(values, 12, 30)
+    matrix = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    times, found = times_polar(matrix, wide, torch.float64)
+    torch.testing.assert_close(times, matrix @ isometry, rtol=0, atol=1e-11)
+    torch.testing.assert_close(found, values, rtol=0, atol=1e-12)
+    rounded = wide.to(torch.float32).to(torch.float64)
+    torch.testing.assert_close(
+        times_polar(matrix, rounded, torch.float32)[0], matrix @ isometry, rtol=0, atol=1e-5
+    )
+    nothing, _ = times_polar(matrix, torch.zeros(12, 30, dtype=torch.float64), torch.float64)
+    assert nothing.shape == (7, 30)
+    assert not nothing.any()
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
