@@ -30,8 +30,8 @@ def fuse_flops(problem: LayerProblem) -> float:
     """Operations to orthogonalise and multiply the concatenated decompositions ``E`` and ``C``.
 
     ``C`` is orthogonalised on its shorter side; of ``E`` only the inverse root of its Gram matrix is needed,
-    which is applied to ``C``: by its eigenvectors, or, where ``C`` is narrow, by reflections in float32. Where
-    ``C`` is wide, both inverse roots are applied to the one of ``E`` and ``C`` that has fewer vectors.
+    which is applied to ``C``: by its eigenvectors, or, where ``C`` is narrow, by reflections in float32.
+    Where ``C`` is wide, both inverse roots are applied to the one of ``E`` and ``C`` that has fewer vectors.
     """
     total, columns = problem.tasks * kept(problem), problem.d_in
     short, long = sorted((columns, total))
