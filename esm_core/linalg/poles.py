@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import ellipj, ellipkm1
 
 _ACCURACY = 5e-7
-"""Relative error of the function on its interval, at most."""
+"""Relative error of the function on its interval: as large as that at most, or hardly larger."""
 
 
 def inverse_root_poles(smallest: float, largest: float) -> list[tuple[float, float]]:

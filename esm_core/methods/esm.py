@@ -141,8 +141,7 @@ def _eigen_weights(eigenvalues: Tensor, exponent: float) -> Tensor:
 
 
 def _orthogonal_product(basis: Tensor, coordinate: Tensor, product: Tensor) -> Tensor:
-    """``polar(E) mean σ(E) · polar(C) mean σ(C)``; both polar factors are not made where
-    their product takes less."""
+    """``polar(E) mean σ(E) · polar(C) mean σ(C)``, without a polar factor that the product can do without."""
     if basis.shape[1] == 0:
         return basis.to(coordinate.dtype) @ coordinate
     if coordinate.shape[0] < coordinate.shape[1]:

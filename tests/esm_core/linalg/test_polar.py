@@ -96,11 +96,15 @@ def test_times_polar_is_a_product_with_the_polar_factor(shape: tuple[int, int], 
     times, found = times_polar(matrix, wide, torch.float64)
     torch.testing.assert_close(times, matrix @ isometry, rtol=0, atol=1e-8)
     torch.testing.assert_close(found, values.sort(descending=True).values, rtol=1e-6, atol=1e-13)
-    rounded = wide.to(torch.float32).to(torch.float64)
-    left, _, right = torch.linalg.svd(rounded, full_matrices=False)
-    times, _ = times_polar(matrix, rounded, torch.float32)
-    if condition < 1e7:  # then its directions are noise, and left out
-        torch.testing.assert_close(times, matrix @ (left @ right), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 5e3, 9e4])
+def test_times_polar_tells_every_direction_of_rounded_values_above_their_noise(condition: float) -> None:
+    wide = matrix_with(spectrum(condition), 12, 30)[0].to(torch.float32).to(torch.float64)
+    matrix = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    left, _, right = torch.linalg.svd(wide, full_matrices=False)
+    times, _ = times_polar(matrix, wide, torch.float32)
+    torch.testing.assert_close(times, matrix @ (left @ right), rtol=0, atol=1e-6)
 
 
 def test_times_polar_leaves_out_what_is_rounding_noise() -> None:
