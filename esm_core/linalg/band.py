@@ -53,9 +53,10 @@ class _Update(NamedTuple):
         met = torch.cat([self.partners[:, :count], self.vectors[:, :count]])
         return torch.addmm(rows, met.mT, seen, alpha=-1)
 
-    def times(self, vectors: Tensor) -> Tensor:
-        """What the update takes away of the product with ``vectors``, as rows."""
-        return (vectors @ self.vectors.mT) @ self.partners + (vectors @ self.partners.mT) @ self.vectors
+    def taken_from(self, seen: Tensor, vectors: Tensor) -> Tensor:
+        """The matrix's product with ``vectors``, as rows, made the updated one's, in place."""
+        seen.addmm_(vectors @ self.vectors.mT, self.partners, alpha=-1)
+        return seen.addmm_(vectors @ self.partners.mT, self.vectors, alpha=-1)
 
     def after(self, count: int) -> "_Update":
         """Of the matrix without its first rows and columns."""
@@ -166,7 +167,7 @@ class Band:
             return self.plain(self.times(self.blocked(column))).numpy()
 
         operator = LinearOperator((self.size, self.size), matvec=times, dtype="float64")
-        values = eigsh(operator, k=1, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)
+        values = eigsh(operator, k=1, ncv=6, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)
         return float(values[0])
 
 
@@ -174,7 +175,7 @@ def _both_sides(rest: Tensor, found: Reflections, waiting: _Update | None) -> _U
     """``Hᵀ A H`` for reflections ``H``, where ``A`` is the rest with an update that waits."""
     seen = lapack.symmetric_times(rest, found.vectors)
     if waiting is not None:
-        seen -= waiting.times(found.vectors)
+        seen = waiting.taken_from(seen, found.vectors)
     seen = found.triangle.mT @ seen
     twice = found.triangle.mT @ (found.vectors @ seen.mT)
-    return _Update(found.vectors, seen - 0.5 * (twice.mT @ found.vectors))
+    return _Update(found.vectors, seen.addmm_(twice.mT, found.vectors, alpha=-0.5))

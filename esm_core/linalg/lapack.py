@@ -23,8 +23,7 @@ from torch import Tensor
 _BLOCK = 64
 """Columns LAPACK works on at once; decides how much workspace it needs, and its bits."""
 
-_LOWER, _PLAIN, _TRANSPOSED, _LEFT, _RIGHT = b"L", b"N", b"T", b"L", b"R"
-_ALL, _FORWARD, _COLUMNS = b"I", b"F", b"C"
+_LOWER, _PLAIN, _TRANSPOSED, _LEFT, _RIGHT, _ALL = b"L", b"N", b"T", b"L", b"R", b"I"
 
 _PREFIX = {torch.float32: "s", torch.float64: "d"}
 _SCALAR = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
@@ -98,14 +97,12 @@ def reflect(panel: Tensor) -> tuple[Tensor, Tensor]:
     """
     width, length = panel.shape
     count = min(width, length)
-    scales, work = panel.new_empty(count), panel.new_empty(_BLOCK * width)
-    _call("geqrf", length, width, panel, length, scales, work, work.numel())
+    # All in one block: by recursion, so by products, where geqrf goes one column at a time.
+    by_columns, work = panel.new_empty(count, count), panel.new_empty(count * width)
+    _call("geqrt", length, width, count, panel, length, by_columns, count, work)
     vectors = panel[:count].triu(1)
     vectors.diagonal().fill_(1.0)
-    by_columns = panel.new_zeros(count, count)
-    where = (length, count, vectors, length, scales, by_columns, count)
-    _routine(cython_lapack, _PREFIX[panel.dtype] + "larft")(*_references(_FORWARD, _COLUMNS, *where))
-    return vectors, by_columns.mT
+    return vectors, by_columns.mT.triu()
 
 
 def symmetric_times(matrix: Tensor, columns: Tensor) -> Tensor:
