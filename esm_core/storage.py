@@ -34,6 +34,9 @@ from esm_core.storage_errors import storage_errors
 if TYPE_CHECKING:  # s3fs is optional
     from esm_core.storage_s3 import SteadyS3
 
+_STEP = 64 * 2**20
+"""Bytes of a request to S3: what is held beside what it is copied to."""
+
 
 @dataclass(frozen=True, order=True)
 class Location:
@@ -132,6 +135,23 @@ class Location:
         with storage_errors(self, "read"):
             data: bytes = self.fs.cat_file(self.path, start=start, end=end)
             return data
+
+    def read_into(self, start: int, target: memoryview) -> int:
+        """Fill ``target`` with the bytes from ``start`` on; how many there were, if fewer than it takes."""
+        with storage_errors(self, "read"):
+            if self.is_local:
+                with open(self.path, "rb") as stream:
+                    stream.seek(start)
+                    return stream.readinto(target)
+            filled = 0
+            for begin in range(0, len(target), _STEP):
+                piece = target[begin : begin + _STEP]
+                part = self.fs.cat_file(self.path, start=start + begin, end=start + begin + len(piece))
+                piece[: len(part)] = part
+                filled += len(part)
+                if len(part) < len(piece):
+                    break
+            return filled
 
     def size(self) -> int:
         """Size in bytes; :class:`InputError` where there is no such file."""

@@ -14,8 +14,6 @@ from esm_core.checkpoints.safetensors_header import LENGTH_BYTES, header_bytes, 
 from esm_core.errors import InputError
 from esm_core.storage import Location
 
-_CHUNK = 64 * 2**20
-
 
 class SafetensorsFile(Checkpoint):
     """A safetensors file, local or on S3. Opening reads the header; ``read`` reads one tensor.
@@ -55,19 +53,14 @@ class SafetensorsFile(Checkpoint):
         info = self._info(name)
         if info.nbytes == 0:
             return torch.empty(info.shape, dtype=info.dtype)
-        # One buffer filled in steps: torch needs it writable, and a copy of the whole would double it.
-        buffer = bytearray(info.nbytes)
-        first = self._header.starts[name]
-        for begin in range(0, info.nbytes, _CHUNK):
-            end = min(begin + _CHUNK, info.nbytes)
-            part = self.location.read_bytes(first + begin, first + end)
-            if len(part) != end - begin:
-                raise InputError(
-                    f"{self.location}: tensor {name!r} could not be read whole: the file was cut short since "
-                    "it was opened. Copy or download it again."
-                )
-            buffer[begin:end] = part
-        return torch.frombuffer(buffer, dtype=info.dtype).reshape(info.shape)
+        # Torch's own memory, which can be in huge pages, and no copy beside it.
+        buffer = torch.empty(info.nbytes, dtype=torch.uint8)
+        if self.location.read_into(self._header.starts[name], buffer.numpy().data) < info.nbytes:
+            raise InputError(
+                f"{self.location}: tensor {name!r} could not be read whole: the file was cut short since "
+                "it was opened. Copy or download it again."
+            )
+        return buffer.view(info.dtype).reshape(info.shape)
 
 
 def tensors_in(data: bytearray) -> dict[str, Tensor]:

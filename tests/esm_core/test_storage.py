@@ -120,6 +120,11 @@ def test_bytes_are_written_and_read_whole_or_in_part(here: Location) -> None:
     with place.open() as stream:
         stream.seek(7)
         assert stream.read() == b"789"
+    room = bytearray(4)
+    assert place.read_into(3, memoryview(room)) == 4
+    assert room == b"3456"
+    assert place.read_into(8, memoryview(room)) == 2
+    assert room[:2] == b"89"
     place.write_bytes(b"")
     assert place.read_bytes() == b""
 

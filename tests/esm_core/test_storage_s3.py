@@ -32,6 +32,19 @@ def test_a_large_file_is_written_in_parts_and_read_back(bucket: Location) -> Non
     assert target.read_bytes(1024**2 - 2, 1024**2 + 2) == piece[-2:] + piece[:2]
 
 
+def test_memory_is_filled_by_requests_of_a_limited_size(
+    bucket: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, place = np.random.default_rng(0).bytes(2500), bucket / "some.bin"
+    place.write_bytes(data)
+    monkeypatch.setattr("esm_core.storage._STEP", 1000)
+    target = bytearray(2400)
+    assert place.read_into(50, memoryview(target)) == 2400
+    assert bytes(target) == data[50:2450]
+    assert place.read_into(1000, memoryview(target)) == 1500
+    assert bytes(target[:1500]) == data[1000:]
+
+
 @pytest.mark.parametrize("size", [10, 120 * 1024**2])
 def test_a_write_that_fails_leaves_nothing(bucket: Location, size: int) -> None:
     def write_and_fail() -> None:
