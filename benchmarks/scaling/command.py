@@ -59,7 +59,7 @@ def _parse() -> Options:
     parser.add_argument("--threads", type=int, default=1, help="of the linear algebra")
     parser.add_argument("--workers", type=int, default=cores, help="layers merged at once")
     parser.add_argument("--collectors", type=int, default=1, help="fine-tunes collected at once")
-    parser.add_argument("--rounds", type=int, default=1, help="of the growth: the median is taken")
+    parser.add_argument("--rounds", type=int, default=1, help="of growth and ninth: the median is taken")
     parser.add_argument("--work", type=Path, default=Path(".bench"), help="inputs, stores, records; kept")
     parser.add_argument("--fresh", action="store_true", help="forget results; inputs are kept")
     parser.add_argument("--plot", type=Path, help="where the plot of the growth goes (SVG)")
@@ -123,7 +123,7 @@ def _growth(setting: Setting, options: Options) -> tuple[Report, list[str]]:
 
 
 def _ninth(setting: Setting, options: Options) -> tuple[Report, list[str]]:
-    report = ninth(setting, options.tasks)
+    report = ninth(setting, options.tasks, options.rounds)
     return report, ninth_table(report)
 
 
