@@ -12,8 +12,8 @@ from esm_core.linalg.band import WIDTH, Band
 _HELD = 3584
 """Columns times shifts solved at once: more take more memory, fewer make every product slower."""
 
-_ALIGNED = 16
-"""Columns solved at once are a multiple of this where they can be: other products are slower by a fifth."""
+ALIGNED = 16
+"""Columns of a product are a multiple of this where they can be: others are up to twice as slow."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,18 @@ class Resolvents:
         below = self.below.to(columns.dtype)
         inverses = (self.inverses * weights[:, None, None]).to(columns.dtype)
         blocks, shifts = inverses.shape[:2]
-        pieces = -(-columns.shape[2] * shifts // _HELD)
-        width = -(-columns.shape[2] // (pieces * _ALIGNED)) * _ALIGNED
+        pieces = max(1, -(-columns.shape[2] * shifts // _HELD))
+        width = aligned(-(-columns.shape[2] // pieces))
         # One piece of memory for all: to be given it anew each time costs as much as what is done in it.
         forward = columns.new_empty(blocks * shifts * WIDTH * width)
         for few in torch.split(columns, width, dim=2):
             room = forward[: blocks * shifts * WIDTH * few.shape[2]]
             _sum_into(few, inverses, below, room.view(blocks, shifts, WIDTH, few.shape[2]))
+
+
+def aligned(count: int) -> int:
+    """The next multiple of :data:`ALIGNED`."""
+    return -(-count // ALIGNED) * ALIGNED
 
 
 def _sum_into(columns: Tensor, inverses: Tensor, below: Tensor, forward: Tensor) -> None:

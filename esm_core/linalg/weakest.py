@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esm_core.linalg.band import Band
-from esm_core.linalg.resolvent import Resolvents
+from esm_core.linalg.resolvent import ALIGNED, Resolvents, aligned
 
 _SPARE = 1.2
 """Vectors sought for each that is wanted, so that the last that is wanted is told from the rest."""
@@ -23,9 +23,6 @@ _ENOUGH = 1e-4
 """What the vectors may hold of others, beside what a product with an inverse root may be wrong by."""
 
 _PASSES = 3
-
-_ALIGNED = 16
-"""Numbers of vectors are multiples of this where they can be: other products are up to twice as slow."""
 
 
 class Weakest(NamedTuple):
@@ -71,7 +68,7 @@ def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> 
     shifts, counts = _counts(resolvents)
     errors = np.sqrt(counts / (3 * band.size)) * blur / shifts
     expected = float(np.interp(-allowed, -errors, counts))
-    sought = _rounded(int(_SPARE * expected)) + _ALIGNED
+    sought = aligned(int(_SPARE * expected)) + ALIGNED
     while 2 * sought <= band.size:
         cut = float(np.interp(sought, counts, shifts))
         same = torch.Generator().manual_seed(0)
@@ -83,17 +80,13 @@ def weakest(band: Band, resolvents: Resolvents, blur: float, allowed: float) -> 
             least = int((wrong > band.size * allowed**2).sum())
             if least == sought:
                 break
-            for count in (_rounded(least), least):
+            for count in (aligned(least), least):
                 enough = _ENOUGH * math.sqrt(band.size) * float(values[min(count, sought - 1)])
                 if count < sought and residuals[:count].norm() <= enough:
                     return Weakest(values[:count], found[:, :count])
             cut = float(values[-1])
-        sought = _rounded(3 * sought // 2)
+        sought = aligned(3 * sought // 2)
     return None
-
-
-def _rounded(count: int) -> int:
-    return -(-count // _ALIGNED) * _ALIGNED
 
 
 def _counts(resolvents: Resolvents) -> tuple[np.ndarray, np.ndarray]:
