@@ -13,6 +13,9 @@ from esm_core.linalg import lapack
 WIDTH = 48
 """Side of the band's blocks: with larger ones products are faster, and solves slower. It decides the bits."""
 
+_STRIP = 384
+"""Rows of a symmetric matrix that a product takes at once: few enough to be in a cache when seen again."""
+
 
 class Reflections(NamedTuple):
     """``I - V T Vᵀ`` on the last rows of a matrix.
@@ -179,9 +182,21 @@ def _in_pairs(reflections: list[Reflections]) -> list[Reflections]:
 
 def _both_sides(rest: Tensor, found: Reflections, waiting: _Update | None) -> _Update:
     """``Hᵀ A H`` for reflections ``H``, where ``A`` is the rest with an update that waits."""
-    seen = lapack.symmetric_times(rest, found.vectors)
+    seen = _symmetric_times(rest, found.vectors)
     if waiting is not None:
         seen = waiting.taken_from(seen, found.vectors)
     seen = found.triangle.mT @ seen
     twice = found.triangle.mT @ (found.vectors @ seen.mT)
     return _Update(found.vectors, seen.addmm_(twice.mT, found.vectors, alpha=-0.5))
+
+
+def _symmetric_times(matrix: Tensor, columns: Tensor) -> Tensor:
+    """``A X`` as ``[c, n]`` for a symmetric ``A``, whose upper triangle is read; ``X`` as ``[c, n]`` too."""
+    turned = columns.mT.contiguous()
+    product = torch.zeros_like(turned)
+    for start in range(0, matrix.shape[0], _STRIP):
+        own, later = slice(start, start + _STRIP), slice(start + _STRIP, None)
+        lapack.add_symmetric_times(product[own], matrix[own, own], turned[own])
+        product[own].addmm_(matrix[own, later], turned[later])
+        product[later].addmm_(matrix[own, later].mT, turned[own])
+    return product.mT

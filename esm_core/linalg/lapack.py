@@ -105,21 +105,18 @@ def reflect(panel: Tensor) -> tuple[Tensor, Tensor]:
     return vectors, by_columns.mT.triu()
 
 
-def symmetric_times(matrix: Tensor, columns: Tensor) -> Tensor:
-    """``A X`` as ``[c, n]`` for a symmetric ``A``, ``[n, n]``, and ``X`` given as ``[c, n]``.
+def add_symmetric_times(product: Tensor, matrix: Tensor, columns: Tensor) -> None:
+    """``Y + A X`` in place, for a symmetric ``A``, ``[n, n]``, and contiguous ``Y``, ``X``, ``[n, c]``.
 
     ``A`` may be a part of a larger matrix with contiguous rows.
     """
-    count, size = columns.shape
+    size, count = columns.shape
+    one = _SCALAR[matrix.dtype](1.0)
     # From the right, which is faster by a tenth to a fifth where columns are few.
-    turned = columns.mT.contiguous()
-    product = torch.empty_like(turned)
-    one, zero = (_SCALAR[matrix.dtype](value) for value in (1.0, 0.0))
-    given = (matrix, matrix.stride(0), turned, count, zero, product, count)
+    given = (matrix, matrix.stride(0), columns, count, one, product, count)
     _routine(cython_blas, _PREFIX[matrix.dtype] + "symm")(
         *_references(_RIGHT, _LOWER, count, size, one, *given)
     )
-    return product.mT
 
 
 def subtract_products(matrix: Tensor, first: Tensor, second: Tensor) -> None:
