@@ -8,8 +8,8 @@ from torch import Tensor
 from esm_core.linalg.band import WIDTH, Band
 
 EXACT = {torch.float32: 3e-5, torch.float64: 1e-12}
-# One block, less, more, a last block of one row; panels that do and do not come in pairs, and those in fours; more
-# rows than a product takes at once.
+# One block, less, more, a last block of one row; panels that do and do not come in pairs, and pairs that do
+# and do not; more rows than a product takes at once.
 sizes = st.sampled_from(
     [1, 2, WIDTH - 1, WIDTH, WIDTH + 1, 2 * WIDTH, 2 * WIDTH + 1, 131, 4 * WIDTH, 6 * WIDTH, 500]
 )
