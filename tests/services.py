@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect_database import give_database, keep_database
 from s3_proxy import FaultyProxy, faulty_proxy
 
 from esm_core.storage import Location
@@ -142,15 +143,21 @@ def _wait_for_s3(process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Prefect server; flows of this process and of its children use it. Yields the API URL."""
+    """A real Prefect server; flows of this process and of its children use it. Yields the API URL.
+
+    Without its services, which took more of the cores than the merges did: it starts nothing by itself, and
+    keeps no task runs and no events. The stack's server has them.
+    """
     home = tmp_path_factory.mktemp("prefect")
+    give_database(home)
     environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    address = ["--host", "127.0.0.1", "--port", str(PREFECT_PORT)]
+    options = ["--host", "127.0.0.1", "--port", str(PREFECT_PORT), "--no-services"]
     with (home / "log").open("wb") as log:
-        command = [sys.executable, "-m", "prefect", "server", "start", *address]
+        command = [sys.executable, "-m", "prefect", "server", "start", *options]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         _wait_for_prefect(process, PREFECT_PORT, home / "log")
+        keep_database(home)
         yield os.environ["PREFECT_API_URL"]
     finally:
         process.terminate()

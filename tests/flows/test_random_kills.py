@@ -1,15 +1,13 @@
 """The process of a merge is killed at ten random moments: what runs next completes it, to the same bytes."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import start_command
 from services import Command
 from world import World, weight_files
 
@@ -46,19 +44,17 @@ def test_a_merge_killed_at_random_moments(make_world: Callable[..., World], esme
 
 def kill_after(recipe: Path, seconds: float) -> float:
     """Run the command and kill it so long after its first word; negative, or how long it took if it ended."""
-    command = [sys.executable, "-m", "esmerge", "merge", str(recipe), "--workers", "2"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert run.stderr is not None
-    first = run.stderr.readline()
-    started = time.monotonic()
-    assert "surveyed" in first, first + run.stderr.read()
-    while run.poll() is None and time.monotonic() - started < seconds:
+    output = recipe.with_name("output")
+    run = start_command(output, "merge", recipe, "--workers", 2)
+    while run.is_alive() and not (output.exists() and "surveyed" in output.read_text()):
         time.sleep(0.002)
-    if run.poll() is None:
-        os.kill(run.pid, signal.SIGKILL)
-        run.communicate()
+    started = time.monotonic()
+    run.join(seconds)
+    if run.is_alive():
+        run.kill()
+        run.join()
+    assert "surveyed" in output.read_text()
+    if run.exitcode == -signal.SIGKILL:
         return -1.0
-    took = time.monotonic() - started
-    assert run.returncode == 0, run.communicate()[1]
-    run.communicate()
-    return took
+    assert run.exitcode == 0, output.read_text()
+    return time.monotonic() - started

@@ -2,35 +2,17 @@
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from forked import start_command
 from services import Command
-from world import World
+from world import World, build_world
 
 pytestmark = [pytest.mark.server, pytest.mark.fault]
-
-# Runs the real command, but dies by SIGKILL when `function` is about to be called for the n-th time.
-DYING_RUN = """
-import importlib, os, signal, sys
-module_name, function_name, calls, recipe = sys.argv[1:5]
-from esmerge.cli import main
-module = importlib.import_module(module_name)
-real, left = getattr(module, function_name), [int(calls)]
-def dying(*arguments):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-setattr(module, function_name, dying)
-sys.argv = ["esmerge", "merge", recipe, "--workers", "1"]
-main()
-"""
 
 STAGES = {
     "collecting": ("tasks.merge", "collect_task", 3),
@@ -59,31 +41,56 @@ def finished(store: Path) -> dict[str, tuple[int, str]]:
     return files(store, "**/complete.json") | files(store, "scores/*.json")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, prefect_server: str
+) -> Callable[[dict[str, Any]], Path]:
+    """The store of a merge with such settings that nothing disturbed; each is merged once."""
+    merged: dict[str, Path] = {}
+
+    def store(settings: dict[str, Any]) -> Path:
+        key = json.dumps(settings)
+        if key not in merged:
+            world = build_world(tmp_path_factory.mktemp("undisturbed"), test=False)
+            world.recipe |= settings
+            merge = start_command(world.root / "output", "merge", world.recipe_path)
+            merge.join(120)
+            assert merge.exitcode == 0, (world.root / "output").read_text()
+            merged[key] = world.root / "store"
+        return merged[key]
+
+    return store
+
+
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_merge_resumes_to_the_same_bytes(
-    make_world: Callable[..., World], esmerge: Command, stage: str
+    make_world: Callable[..., World],
+    esmerge: Command,
+    undisturbed: Callable[[dict[str, Any]], Path],
+    tmp_path: Path,
+    stage: str,
 ) -> None:
-    undisturbed, world = make_world("undisturbed", test=False), make_world("killed", test=False)
-    for each in (undisturbed, world):
-        each.recipe |= {"experts": {"rank": 4}} if "experts" in stage else {"alpha": "label_free"}
-    assert esmerge("merge", undisturbed.recipe_path).code == 0
-    module, function, calls = STAGES[stage]
-    command = [sys.executable, "-c", DYING_RUN, module, function, str(calls), str(world.recipe_path)]
-    killed = subprocess.run(command, env=dict(os.environ), capture_output=True, check=False, timeout=120)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    store = world.root / "store"
+    world = make_world("killed", test=False)
+    settings: dict[str, Any] = {"experts": {"rank": 4}} if "experts" in stage else {"alpha": "label_free"}
+    world.recipe |= settings
+    whole, store = undisturbed(settings), world.root / "store"
+    killed = start_command(
+        tmp_path / "output", "merge", world.recipe_path, "--workers", 1, dies=STAGES[stage]
+    )
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL, (tmp_path / "output").read_text()
     assert not list(store.glob("artifacts/*/*/manifest.json"))
     done = finished(store)
     assert done
-    assert len(done) < len(finished(undisturbed.root / "store")) or "publishing" in stage
+    assert len(done) < len(finished(whole)) or "publishing" in stage
 
     assert esmerge("merge", world.recipe_path).code == 0
     after = finished(store)
     assert {name: after[name] for name in done} == done, "a finished stage was done again"
     (published,) = store.glob("artifacts/pets/v*/manifest.json")
     weights = files(published.parent, "*/*.safetensors")
-    (expected,) = (undisturbed.root / "store").glob("artifacts/pets/v*/manifest.json")
+    (expected,) = whole.glob("artifacts/pets/v*/manifest.json")
     expected_weights = files(expected.parent, "*/*.safetensors")
     assert len(weights) == 1 + ("experts" in stage)
     assert {n: sha for n, (_, sha) in weights.items()} == {n: sha for n, (_, sha) in expected_weights.items()}
@@ -121,11 +128,11 @@ def test_a_changed_input_recomputes_only_what_it_touches(world: World, esmerge: 
 
 @pytest.mark.usefixtures("prefect_server")
 def test_two_runs_of_one_merge_at_once_do_no_harm(world: World, esmerge: Command) -> None:
-    command = [sys.executable, "-m", "esmerge", "merge", str(world.recipe_path)]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    for run in runs:
-        _, errors = run.communicate(timeout=200)
-        assert run.returncode == 0, errors.decode()[-2000:]
+    outputs = [world.root / "first", world.root / "second"]
+    runs = [start_command(output, "merge", world.recipe_path) for output in outputs]
+    for run, output in zip(runs, outputs, strict=True):
+        run.join(200)
+        assert run.exitcode == 0, output.read_text()
     weights = files(world.root / "store", "artifacts/pets/v*/model/*.safetensors")
     assert len({sha for _, sha in weights.values()}) == 1
     versions = json.loads(esmerge("versions", "--store", world.store, "pets", "--json").out)
