@@ -56,12 +56,13 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Two at a time: most tests wait for servers of their own. Those marked slow have both cores to themselves.
+# Two at a time: most tests wait for servers of their own.
 test: lint
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: test
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -m "slow and alone"
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(SITE)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from quick_demo import quick_demo
 from services import esmerge, faulty_s3, prefect_server, s3
 from world import World, build_world
 
-__all__ = ["esmerge", "faulty_s3", "prefect_server", "s3"]
+__all__ = ["esmerge", "faulty_s3", "prefect_server", "quick_demo", "s3"]
 
 torch.set_num_threads(1)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from quick_demo import Prepared
 from services import Command
 
 from benchmarks.quality_parts.claims import ORDERING
@@ -24,6 +25,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("quality"),
     pytest.mark.timeout(1500),
     pytest.mark.skipif(
         not FASHION_MNIST.is_dir(),
@@ -48,8 +50,11 @@ def run(work: Path, *more: str) -> tuple[dict[str, Any], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("quality")
+def work(tmp_path_factory: pytest.TempPathFactory, quick_demo: Prepared) -> Path:
+    """With the models of its one seed there already: they are the quick demo's."""
+    folder = tmp_path_factory.mktemp("quality")
+    quick_demo(folder / "quick-0")
+    return folder
 
 
 def heed_interrupts() -> None:

@@ -24,6 +24,7 @@ KEYS = {
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_quick_run(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     command = [sys.executable, "-W", "error", str(SCRIPT), "--quick", "--json", str(path)]

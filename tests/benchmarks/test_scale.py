@@ -22,6 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_no_ratio_has_fallen_by_a_third(tmp_path: Path) -> None:
     path = tmp_path / "quick.json"

@@ -6,16 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick_demo import Prepared
 from services import Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_quick_demo_publishes_and_a_second_run_is_up_to_date(tmp_path: Path, esmerge: Command) -> None:
+def test_the_quick_demo_publishes_and_a_second_run_is_up_to_date(
+    tmp_path: Path, quick_demo: Prepared, esmerge: Command
+) -> None:
+    assert "ready" in quick_demo(tmp_path)
     prepare = [sys.executable, "-m", "demo", "--out", str(tmp_path), "--quick"]
-    first = subprocess.run(prepare, capture_output=True, text=True, check=True, timeout=280)
-    assert "ready" in first.stdout
     again = subprocess.run(prepare, capture_output=True, text=True, check=True, timeout=60)
     assert "fine-tuning" not in again.stdout
     merged = esmerge("merge", tmp_path / "recipe.yaml")

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect_database import give_database
+from quick_demo import Prepared
 from stacks import BUCKET, FINAL, ROOT, STARTED, Stack, free_base, refused_stack, running_stack, wait_for
 from world import World
 
@@ -24,6 +26,7 @@ from deployments.stack.layout import PORTS
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("stack"),
     pytest.mark.server,
     pytest.mark.s3,
     pytest.mark.dask,
@@ -87,6 +90,7 @@ def test_nothing_listens_beyond_this_machine(stack: Stack) -> None:
 
 def test_it_stops_what_it_started_and_nothing_else(tmp_path: Path, bystander: psutil.Process) -> None:
     state, base = tmp_path / "state", free_base()
+    give_database(state / "prefect")
     with running_stack(state, base) as stack:
         once = registered(stack)
         stack.files.pipe_file(f"{BUCKET}/kept", b"kept")
@@ -147,6 +151,7 @@ def test_ctrl_c_on_make_stack_stops_all_of_it(tmp_path: Path) -> None:
 
 
 def test_a_part_that_dies_stops_the_stack_and_is_named(tmp_path: Path) -> None:
+    give_database(tmp_path / "state" / "prefect")
     with running_stack(tmp_path / "state", free_base()) as stack:
         tree = stack.tree()
         (scheduler,) = stack.processes("dask", "scheduler")
@@ -160,9 +165,10 @@ def test_a_part_that_dies_stops_the_stack_and_is_named(tmp_path: Path) -> None:
 
 
 def test_the_demo_shows_two_versions_made_by_the_platform_alone(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, quick_demo: Prepared, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     models = tmp_path_factory.mktemp("demo") / "models"
+    quick_demo(models)
     command = make("stack-demo", STACK=stack.layout.state, DEMO=models)
     command.append("STACK_DEMO_FLAGS=--quick --minutes 4")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=480)

@@ -7,6 +7,7 @@ from world import World, build_world
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("stack"),
     pytest.mark.fault,
     pytest.mark.server,
     pytest.mark.s3,

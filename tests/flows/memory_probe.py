@@ -41,7 +41,7 @@ def run_stages(world: World) -> None:
 
 def deep_world(root: Path, tasks: int) -> World:
     """Many layers, so that a checkpoint is far larger than what merging one layer takes."""
-    small.VISION = {**small.VISION, "layers": 40, "width": 128, "head_width": 64}
+    small.VISION = {**small.VISION, "layers": 13, "width": 256, "head_width": 64}
     world = build_world(root, tasks=tuple(f"task{i}" for i in range(tasks)), test=False)
     shapes = tower_shapes(world.architecture)
     for index in range(tasks):

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from quick_demo import Prepared
 from reports import analysis, manifest
 from services import Command
 
@@ -129,11 +128,10 @@ def test_it_prints_dark_on_white(browser: Browser, large: Path, tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory, quick_demo: Prepared) -> Path:
     """The inputs of the quick demo."""
     folder = tmp_path_factory.mktemp("demo")
-    prepare = [sys.executable, "-m", "demo", "--out", str(folder), "--quick"]
-    subprocess.run(prepare, capture_output=True, check=True, timeout=280, cwd=ROOT)
+    quick_demo(folder)
     return folder
 
 
