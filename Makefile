@@ -58,11 +58,11 @@ lint: $(VENV)/.installed
 
 # Two at a time: most tests wait for servers of their own.
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
 test-all: test
-	@$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadgroup
-	@$(BIN)/python -m pytest -m "slow and alone"
+	@$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadscope --durations=20
+	@$(BIN)/python -m pytest -m "slow and alone" --durations=0
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(SITE)

@@ -9,10 +9,27 @@ import torch
 from quick_demo import quick_demo
 from services import esmerge, faulty_s3, prefect_server, s3
 from world import World, build_world
+from xdist.scheduler import LoadScopeScheduling
 
 __all__ = ["esmerge", "faulty_s3", "prefect_server", "quick_demo", "s3"]
 
 torch.set_num_threads(1)
+
+
+class _ServersTogether(LoadScopeScheduling):
+    """Tests of one file go to one process, and all of the deployments, so that these start one stack.
+
+    ``--dist loadgroup`` is for this, but with pytest 9.2 xdist 3.8 takes no notice of its groups.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "deployments" if file.startswith("tests/deployments/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ServersTogether | None:
+    return _ServersTogether(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("quality"),
     pytest.mark.timeout(1500),
     pytest.mark.skipif(
         not FASHION_MNIST.is_dir(),

@@ -20,7 +20,6 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("stack"),
     pytest.mark.browser,
     pytest.mark.server,
     pytest.mark.skipif(

@@ -26,7 +26,6 @@ from deployments.stack.layout import PORTS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("stack"),
     pytest.mark.server,
     pytest.mark.s3,
     pytest.mark.dask,

@@ -7,7 +7,6 @@ from world import World, build_world
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("stack"),
     pytest.mark.fault,
     pytest.mark.server,
     pytest.mark.s3,
@@ -19,7 +18,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Inputs with a search for α, so that a merge takes a while."""
-    world = build_world(tmp_path_factory.mktemp("faults") / "world", tasks=("cats", "dogs", "maps", "pots"))
+    world = build_world(tmp_path_factory.mktemp("faults") / "world")
     world.recipe["alpha"] = "label_free"
     return world
 
