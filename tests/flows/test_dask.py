@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from prefect import flow, task
 from safetensors.torch import load_file
 from services import Command, DaskCluster, Outcome, S3Server, dask_cluster
 from threadpoolctl import threadpool_info
+from undisturbed import Undisturbed, undisturbed
 from world import World, weight_files
 
 from esm_core.errors import MergeFailed
@@ -25,6 +27,8 @@ from esm_core.storage import Location
 from flows.runner import task_runner
 from flows.stages import Stages
 from tasks.options import OPTIONS, set_threads
+
+__all__ = ["undisturbed"]
 
 pytestmark = [pytest.mark.dask, pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
@@ -50,6 +54,10 @@ slowed(esm_core.experts.stage_decompose, "decompose", "experts")
 """
 
 
+EXPERTS = {"experts": {"rank": 4}}
+InBucket = Callable[[dict[str, Any]], tuple[World, Location, dict[str, str]]]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[DaskCluster]:
     """Two workers in an empty folder, one of which offers a GPU; the bucket is all they know."""
@@ -58,14 +66,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[
 
 
 @pytest.fixture
-def bucket_world(make_world: Callable[..., World], esmerge: Command, s3: S3Server) -> tuple[World, Location]:
-    """A world that is merged already on this machine, and a bucket with the same inputs."""
-    world = make_world("alone", test=False)
-    world.recipe |= {"experts": {"rank": 4}, "alpha": "label_free"}
-    assert esmerge("merge", world.recipe_path).code == 0
-    bucket = s3.bucket()
-    world.upload_to(bucket)
-    return world, bucket
+def in_bucket(make_world: Callable[..., World], undisturbed: Undisturbed, s3: S3Server) -> InBucket:
+    """A world with such settings, a bucket with its inputs, and the files of a merge on this machine."""
+
+    def lay(settings: dict[str, Any]) -> tuple[World, Location, dict[str, str]]:
+        world = make_world("inputs", test=False)
+        world.recipe |= settings
+        bucket = s3.bucket()
+        world.upload_to(bucket)
+        return world, bucket, weight_files(Location.parse(str(undisturbed(settings))), "pets")
+
+    return lay
 
 
 def tasks_run_by(log: Path) -> set[str]:
@@ -74,16 +85,16 @@ def tasks_run_by(log: Path) -> set[str]:
 
 @pytest.mark.s3
 def test_workers_that_share_only_the_bucket_make_the_same_bytes(
-    bucket_world: tuple[World, Location],
+    in_bucket: InBucket,
     esmerge: Command,
     cluster: DaskCluster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, bucket = bucket_world
+    _, bucket, alone = in_bucket({**EXPERTS, "alpha": "label_free"})
     monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
     merged = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
     assert merged.code == 0, merged.err + cluster.logs()
-    assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
+    assert weight_files(bucket / "store", "pets") == alone
     with_gpu, without = (tasks_run_by(cluster.folder / f"worker-{number}.log") for number in range(2))
     assert "collect" in with_gpu
     assert "collect" not in without
@@ -97,13 +108,13 @@ def test_workers_that_share_only_the_bucket_make_the_same_bytes(
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["collecting", "decomposing", "merging", "experts"])
 def test_a_killed_worker_is_replaced_and_the_merge_completes(
-    bucket_world: tuple[World, Location],
+    in_bucket: InBucket,
     esmerge: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    world, bucket = bucket_world
+    _, bucket, alone = in_bucket(EXPERTS)
     with dask_cluster(tmp_path, ["GPU=1", ""], SLOW_WORKER.format(folder=str(tmp_path))) as cluster:
         monkeypatch.setenv("ESMERGE_DASK_ADDRESS", cluster.address)
         killed: list[int] = []
@@ -114,7 +125,7 @@ def test_a_killed_worker_is_replaced_and_the_merge_completes(
         assert merged.code == 0, merged.err + cluster.logs()
         assert killed
         assert not psutil.pid_exists(killed[0])
-    assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
+    assert weight_files(bucket / "store", "pets") == alone
 
 
 def kill_one(folder: Path, stage: str) -> int:
@@ -133,13 +144,13 @@ def kill_one(folder: Path, stage: str) -> int:
 @pytest.mark.fault
 @pytest.mark.slow
 def test_a_worker_whose_disk_is_full_is_named_and_the_merge_completes_once_it_has_space(
-    bucket_world: tuple[World, Location],
+    in_bucket: InBucket,
     esmerge: Command,
     cluster: DaskCluster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Workers need their disks for checkpoints of torch.save, which are downloaded."""
-    world, bucket = bucket_world
+    world, bucket, alone = in_bucket(EXPERTS)
     torch.save(load_file(world.root / "cats.safetensors"), world.root / "cats.pt")
     world.task("cats")["checkpoint"] = "cats.pt"
     world.upload_to(bucket)
@@ -161,7 +172,7 @@ def test_a_worker_whose_disk_is_full_is_named_and_the_merge_completes_once_it_ha
     assert not (bucket / "store/artifacts").is_dir()
     merged = esmerge("merge", f"{bucket}/inputs/recipe.yaml")
     assert merged.code == 0, merged.err + cluster.logs()
-    assert weight_files(bucket / "store", "pets") == weight_files(world.store, "pets")
+    assert weight_files(bucket / "store", "pets") == alone
 
 
 @pytest.mark.s3

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from forked import start_command
 from services import Command
-from world import World, build_world
+from undisturbed import Undisturbed, undisturbed
+from world import World
+
+__all__ = ["undisturbed"]
 
 pytestmark = [pytest.mark.server, pytest.mark.fault]
 
@@ -41,33 +44,12 @@ def finished(store: Path) -> dict[str, tuple[int, str]]:
     return files(store, "**/complete.json") | files(store, "scores/*.json")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, prefect_server: str
-) -> Callable[[dict[str, Any]], Path]:
-    """The store of a merge with such settings that nothing disturbed; each is merged once."""
-    merged: dict[str, Path] = {}
-
-    def store(settings: dict[str, Any]) -> Path:
-        key = json.dumps(settings)
-        if key not in merged:
-            world = build_world(tmp_path_factory.mktemp("undisturbed"), test=False)
-            world.recipe |= settings
-            merge = start_command(world.root / "output", "merge", world.recipe_path)
-            merge.join(120)
-            assert merge.exitcode == 0, (world.root / "output").read_text()
-            merged[key] = world.root / "store"
-        return merged[key]
-
-    return store
-
-
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_merge_resumes_to_the_same_bytes(
     make_world: Callable[..., World],
     esmerge: Command,
-    undisturbed: Callable[[dict[str, Any]], Path],
+    undisturbed: Undisturbed,
     tmp_path: Path,
     stage: str,
 ) -> None:
@@ -78,7 +60,7 @@ def test_a_killed_merge_resumes_to_the_same_bytes(
     killed = start_command(
         tmp_path / "output", "merge", world.recipe_path, "--workers", 1, dies=STAGES[stage]
     )
-    killed.join(120)
+    killed.join(240)
     assert killed.exitcode == -signal.SIGKILL, (tmp_path / "output").read_text()
     assert not list(store.glob("artifacts/*/*/manifest.json"))
     done = finished(store)
@@ -131,7 +113,7 @@ def test_two_runs_of_one_merge_at_once_do_no_harm(world: World, esmerge: Command
     outputs = [world.root / "first", world.root / "second"]
     runs = [start_command(output, "merge", world.recipe_path) for output in outputs]
     for run, output in zip(runs, outputs, strict=True):
-        run.join(200)
+        run.join(240)
         assert run.exitcode == 0, output.read_text()
     weights = files(world.root / "store", "artifacts/pets/v*/model/*.safetensors")
     assert len({sha for _, sha in weights.values()}) == 1
