@@ -7,7 +7,8 @@ import signal
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+
+from moments import before_call
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["esmerge.cli", "flows.merge"])
@@ -41,14 +42,7 @@ def _run(output: Path, environment: dict[str, str], words: list[str], dies: Mome
     main()
 
 
-def _die_at(module_name: str, function_name: str, calls: int) -> None:
+def _die_at(module_name: str, function: str, calls: int) -> None:
     module = importlib.import_module(module_name)
-    real, left = getattr(module, function_name), [calls]
-
-    def dying(*arguments: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments)
-
-    setattr(module, function_name, dying)
+    dying = before_call(getattr(module, function), calls, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    setattr(module, function, dying)

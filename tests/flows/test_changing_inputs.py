@@ -8,10 +8,10 @@ import hashlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from landed import land_all, landing
+from moments import before_call
 from safetensors.torch import load, save
 from services import Command, S3Server
 from world import World, write_image
@@ -31,15 +31,7 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Before:
     def arrange(function: str, calls: int, act: Callable[[], object]) -> None:
         module_name, _, name = function.rpartition(".")
         module = importlib.import_module(module_name)
-        real, left = getattr(module, name), [calls]
-
-        def wrapped(*arguments: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                act()
-            return real(*arguments)
-
-        monkeypatch.setattr(module, name, wrapped)
+        monkeypatch.setattr(module, name, before_call(getattr(module, name), calls, act))
 
     return arrange
 

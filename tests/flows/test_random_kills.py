@@ -53,7 +53,7 @@ def kill_after(recipe: Path, seconds: float | None) -> float:
     if run.is_alive():
         run.kill()
         run.join()
-    assert "surveyed" in output.read_text()
+    assert "surveyed" in output.read_text(), output.read_text()
     if run.exitcode == -signal.SIGKILL:
         return -1.0
     assert run.exitcode == 0, output.read_text()
