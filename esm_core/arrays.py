@@ -41,7 +41,12 @@ def write_arrays(location: Location, arrays: Mapping[str, Array] | Iterable[tupl
 
 
 def read_array(location: Location, path: str) -> NDArray[np.float64]:
-    """Read one array, in float64 whatever it was written in, and verify it.
+    """:func:`read_stored`, in float64 whatever it was written in."""
+    return read_stored(location, path).astype(np.float64, copy=False)
+
+
+def read_stored(location: Location, path: str) -> Array:
+    """Read one array, float64 or float32 as it was written, and verify it.
 
     Raises
     ------
@@ -55,7 +60,7 @@ def read_array(location: Location, path: str) -> NDArray[np.float64]:
             assert isinstance(array, zarr.Array)
             if list(array.shape) != array.attrs["shape"]:
                 raise ValueError("its metadata is not what was written")
-            values = np.asarray(array[...], dtype=np.float64)
+            values: Array = np.asarray(array[...])
     except EsmergeError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from esm_core.arrays import read_array, write_arrays
+from esm_core.arrays import read_stored, write_arrays
 from esm_core.bases import Part, basis_file, cut, decompose, fuse, read_basis, write_basis
 from esm_core.factor import InputFactor, ShiftFactor
 from esm_core.methods.esm import EssentialMerge
@@ -112,8 +112,8 @@ class _Reader:
 
 
 def read_update(plan: Plan, weight: str) -> Tensor:
-    """``M`` of one weight, float64 from float32, checksums verified, before inter-layer scaling and α."""
-    return torch.from_numpy(read_array(plan.layer_folder(weight), "update")).to(torch.float64)
+    """``M`` of one weight, float32, checksums verified, before inter-layer scaling and α."""
+    return torch.from_numpy(read_stored(plan.layer_folder(weight), "update"))
 
 
 def update_norms(plan: Plan) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The last numerical stage: inter-layer scaling, α, and the merged checkpoint, tensor by tensor."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from esm_core.unchanged import unchanged
 from esm_core.weights import Towers, Updates, open_tower
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
+
+_PIECE = 2**15
+"""Values of a weight in float64 at once: few enough to stay in a core's cache."""
 
 _PLACEHOLDER_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
 
@@ -77,7 +81,7 @@ def finish(plan: Plan) -> Location:
 
         def read(name: str) -> Tensor:
             if name in base.tensors:
-                return merged_weight(plan, towers, name, scales, alpha).to(base.tensors[name].dtype)
+                return merged_weight(plan, towers, name, scales, alpha, base.tensors[name].dtype)
             if name in text.tensors:
                 kept: Tensor = text.read(name)
                 return kept
@@ -90,14 +94,20 @@ def finish(plan: Plan) -> Location:
     return folder
 
 
-def merged_weight(plan: Plan, towers: Towers, weight: str, scales: dict[str, float], alpha: float) -> Tensor:
-    """One weight of the merged tower at ``alpha``, float64."""
-    base = towers.base.read(weight).to(torch.float64)
+def merged_weight(
+    plan: Plan, towers: Towers, weight: str, scales: Mapping[str, float], alpha: float, dtype: torch.dtype
+) -> Tensor:
+    """One weight of the merged tower at ``alpha``, made in float64 and rounded once, to ``dtype``."""
+    base = towers.base.read(weight)
     rule = plan.rules[weight]
     if rule == "mean":
-        return base + average.merge_weight(Updates(towers, weight))
-    coefficient = alpha if rule == "essential" else 1.0
-    return read_update(plan, weight).mul_(coefficient * scales[weight]).add_(base)
+        return (base.to(torch.float64) + average.merge_weight(Updates(towers, weight))).to(dtype)
+    coefficient = (alpha if rule == "essential" else 1.0) * scales[weight]
+    merged, update = torch.empty(base.shape, dtype=dtype), read_update(plan, weight)
+    pieces = (torch.split(tensor.reshape(-1), _PIECE) for tensor in (merged, base, update))
+    for into, start, change in zip(*pieces, strict=True):
+        into.copy_(change.to(torch.float64).mul_(coefficient).add_(start))
+    return merged
 
 
 def static_tower(plan: Plan) -> VisionCheckpoint:

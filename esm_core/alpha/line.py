@@ -56,8 +56,8 @@ def write_line(plan: Plan) -> Location:
         towers = open_towers(plan)
         shapes = {n: TensorInfo(info.shape, torch.float32) for n, info in sorted(towers.base.tensors.items())}
         essential = {name: info for name, info in shapes.items() if plan.rules[name] == "essential"}
-        write(origin, shapes, lambda name: merged_weight(plan, towers, name, scales, 0.0))
-        write(direction, essential, lambda name: scales[name] * read_update(plan, name))
+        write(origin, shapes, lambda name: merged_weight(plan, towers, name, scales, 0.0, torch.float32))
+        write(direction, essential, lambda name: read_update(plan, name).to(torch.float64) * scales[name])
     write_marker(folder, {"checksums": checksums})
     return folder
 

@@ -19,8 +19,8 @@ def test_the_line_passes_through_the_merged_tower_of_every_alpha(world: World, a
     assert set(found) == set(towers.base.tensors)
     for name, tensor in found.items():
         assert tensor.dtype == torch.float32
-        expected = merged_weight(plan, towers, name, scales, alpha)
-        torch.testing.assert_close(tensor, expected.float(), rtol=1e-5, atol=1e-6)
+        expected = merged_weight(plan, towers, name, scales, alpha, torch.float32)
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_line_is_written_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
