@@ -14,9 +14,13 @@ rank a merge keeps by the same copy.
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import google_crc32c
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
@@ -31,10 +35,13 @@ from esm_core.outline import Rule
 from esm_core.plan import Plan
 from esm_core.prefetch import to_device
 from esm_core.settings import MergeSettings
-from esm_core.stages import FORMAT, canonical_json, check_format, digest_of
+from esm_core.stages import canonical_json, check_format, digest_of
 from esm_core.storage import Location
 
 Part = Decomposition | SingularPart
+
+_FORMAT = 2
+"""Of these files: their checksums are crc32c, as everywhere in the store; in the first format sha256."""
 
 _KINDS: dict[Rule, type[Part]] = {"essential": Decomposition, "tsv_m": SingularPart}
 
@@ -124,7 +131,7 @@ def write_basis(file: Location, part: Part) -> None:
     """Keep a decomposition, with a checksum of every tensor; the file appears when it is whole."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in part._asdict().items()}
     infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    facts = {"format": FORMAT, "sha256": {name: _sha256(tensor) for name, tensor in tensors.items()}}
+    facts = {"format": _FORMAT, "crc32c": {name: _crc32c(tensor) for name, tensor in tensors.items()}}
     write_safetensors(file, infos, tensors.__getitem__, canonical_json(facts).decode())
 
 
@@ -141,15 +148,14 @@ def read_basis(file: Location, rule: Rule, device: str = "cpu") -> Part:
         (length,) = struct.unpack_from("<Q", data)
         facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["esmerge"])
         version = int(facts["format"])
-        tensors = load_safetensors(data) if version <= FORMAT else {}
-        whole = facts["sha256"] == {name: _sha256(tensor) for name, tensor in tensors.items()}
-        if version <= FORMAT and not (whole and set(tensors) == set(kind._fields)):
+        tensors = load_safetensors(data) if version <= _FORMAT else {}
+        if version <= _FORMAT and not (set(tensors) == set(kind._fields) and _whole(facts, tensors)):
             raise ValueError("its checksums are not those it was written with")
     except (SafetensorError, struct.error, ValueError, KeyError, TypeError, OverflowError) as error:
         raise IntegrityError(
             f"{file}: is damaged ({error}). Delete it and run again: it is made anew."
         ) from error
-    check_format(file, version)
+    check_format(file, version, _FORMAT)
     return kind(**{name: to_device(tensor, device) for name, tensor in tensors.items()})
 
 
@@ -163,7 +169,26 @@ def _own(tensor: Tensor) -> Tensor:
     return owned.copy_(tensor)
 
 
+def _whole(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    name, checksum = ("sha256", _sha256) if int(facts["format"]) < 2 else ("crc32c", _crc32c)
+    return bool(facts[name] == {key: checksum(tensor) for key, tensor in tensors.items()})
+
+
+def _crc32c(tensor: Tensor) -> int:
+    return int(google_crc32c.extend(google_crc32c.value(_description(tensor)), _memory(tensor)))
+
+
 def _sha256(tensor: Tensor) -> str:
-    digest = hashlib.sha256(canonical_json([str(tensor.dtype), *tensor.shape]))
-    digest.update(tensor.reshape(-1).numpy().data)  # its memory as it is: a copy costs as much as the hash
+    digest = hashlib.sha256(_description(tensor))
+    digest.update(_memory(tensor).data)
     return digest.hexdigest()
+
+
+def _description(tensor: Tensor) -> bytes:
+    return canonical_json([str(tensor.dtype), *tensor.shape])
+
+
+def _memory(tensor: Tensor) -> NDArray[np.uint8]:
+    # As it is: a copy takes longer than its checksum.
+    memory: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memory

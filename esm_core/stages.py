@@ -65,10 +65,10 @@ def read_versioned(location: Location, key: str) -> dict[str, Any]:
     return value
 
 
-def check_format(location: Location, version: int) -> None:
-    """Refuse a file of the store that a newer esmerge wrote."""
-    if version > FORMAT:
+def check_format(location: Location, version: int, known: int = FORMAT) -> None:
+    """Refuse a file of the store that a newer esmerge wrote; ``known`` is the latest format of its kind."""
+    if version > known:
         raise NewerFormatError(
-            f"{location}: was written in format {version}, but this esmerge reads up to {FORMAT}. "
+            f"{location}: was written in format {version}, but this esmerge reads up to {known}. "
             "Upgrade esmerge."
         )
