@@ -1,6 +1,7 @@
 """Kept decompositions: one more fine-tune is decomposed, the others are read, and no bit depends on it."""
 
 import copy
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from world import World, build_world, merge_layers
 
 from esm_core import IntegrityError, MergeSettings, bases
 from esm_core.bases import Part, basis_file, basis_folders, made_rank, read_basis, rounded, write_basis
+from esm_core.checkpoints import SafetensorsFile
 from esm_core.esd import Decomposition, decompose_update
 from esm_core.factor import InputFactor
 from esm_core.gc.collect import collect
@@ -243,6 +245,15 @@ def test_files_of_the_first_format_are_read(rule: Rule, tmp_path: Path) -> None:
     damaged.write_bytes(bytes(data))
     with pytest.raises(IntegrityError, match="checksums are not those it was written with"):
         read_basis(damaged, rule)
+
+
+def test_the_first_esmerge_finds_what_it_looks_for_before_the_format(tmp_path: Path) -> None:
+    """Without it, it would call the file damaged instead of newer."""
+    file = Location.parse(str(tmp_path / "part.safetensors"))
+    write_basis(file, FIRST_FORMAT["tsv_m"])
+    facts = json.loads(SafetensorsFile(file).metadata["esmerge"])
+    assert facts["sha256"] == {}
+    assert facts["format"] == 2
 
 
 @pytest.mark.fault
