@@ -61,8 +61,8 @@ test: lint
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 
 test-all: test
-	@$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadscope --durations=20
-	@$(BIN)/python -m pytest -m "slow and alone" --durations=0
+	@$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadscope --timeout=900 --durations=20
+	@$(BIN)/python -m pytest -m "slow and alone" --timeout=900 --durations=0
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(SITE)

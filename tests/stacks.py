@@ -28,6 +28,8 @@ from deployments.stack.layout import PORTS, Layout
 
 STARTED = "Ctrl-C stops everything"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+PATIENCE = 600.0
+"""Seconds that a merge of a tiny world may take: 30 on an idle machine, ten times as many were seen in CI."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,16 @@ class Stack:
         return found
 
     def logs(self, run: str) -> list[str]:
-        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200, "offset": 0}
-        return [str(log["message"]) for log in ask(f"{self.api}/logs/filter", body)]
+        chosen = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        lines: list[str] = []
+        while found := ask(f"{self.api}/logs/filter", {**chosen, "offset": len(lines)}):
+            lines += [str(log["message"]) for log in found]
+        return lines
+
+    def completes(self, run: str, seconds: float = PATIENCE) -> None:
+        """Wait until a run has ended, and it has to be well."""
+        ended = self.wait(run, seconds)["state"]
+        assert ended["type"] == "COMPLETED", f"{ended['message']}\n" + "\n".join(self.logs(run)[-40:])
 
     def wait(self, run: str, seconds: float, *states: str) -> dict[str, Any]:
         """Wait until a run is in one of the states: any final one by default."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
-from stacks import ROOT, Stack
+from stacks import PATIENCE, ROOT, Stack
 from world import World
 
 CHROMIUM = shutil.which("chromium")
@@ -49,7 +49,7 @@ def shot(page: Page) -> Callable[[str], None]:
     return take
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2 * PATIENCE)
 def test_a_merge_is_run_from_the_form(
     stack: Stack, world: World, page: Page, shot: Callable[[str], None]
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_merge_is_run_from_the_form(
     # The link to it that appears is gone after seconds: on a busy machine before it can be clicked.
     page.goto(f"{stack.layout.url('prefect')}/v2/runs/flow-run/{run}")
     shot("3-started")
-    assert stack.wait(run, 240)["state_type"] == "COMPLETED", stack.logs(run)
+    stack.completes(run)
     page.reload()
     expect(page.get_by_role("main").get_by_text("Completed", exact=True).first).to_be_visible()
     expect(page.get_by_role("main").get_by_text("Running", exact=True)).to_have_count(0)

@@ -18,7 +18,18 @@ import psutil
 import pytest
 from prefect_database import give_database
 from quick_demo import Prepared
-from stacks import BUCKET, FINAL, ROOT, STARTED, Stack, free_base, refused_stack, running_stack, wait_for
+from stacks import (
+    BUCKET,
+    FINAL,
+    PATIENCE,
+    ROOT,
+    STARTED,
+    Stack,
+    free_base,
+    refused_stack,
+    running_stack,
+    wait_for,
+)
 from world import World
 
 from deployments.stack.http import ask
@@ -29,7 +40,7 @@ pytestmark = [
     pytest.mark.server,
     pytest.mark.s3,
     pytest.mark.dask,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(4 * PATIENCE),
 ]
 
 
@@ -169,8 +180,8 @@ def test_the_demo_shows_two_versions_made_by_the_platform_alone(
     models = tmp_path_factory.mktemp("demo") / "models"
     quick_demo(models)
     command = make("stack-demo", STACK=stack.layout.state, DEMO=models)
-    command.append("STACK_DEMO_FLAGS=--quick --minutes 4")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=480)
+    command.append("STACK_DEMO_FLAGS=--quick --minutes 10")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "watch" in done.stdout
     assert (
@@ -209,7 +220,7 @@ def test_merges_wait_for_each_other_and_none_is_lost(stack: Stack, world: World)
         waited |= any(state["name"] == "AwaitingConcurrencySlot" for state in states)
         return all(state["type"] in FINAL for state in states)
 
-    wait_for(all_ended, 300, lambda: str([stack.run(run)["state"] for run in runs]))
+    wait_for(all_ended, 2 * PATIENCE, lambda: str([stack.run(run)["state"] for run in runs]))
     assert [stack.run(run)["state_type"] for run in runs] == ["COMPLETED"] * 3
     assert (at_once, waited) == (1, True)
     published = [path for path in stack.files.find(f"{BUCKET}/queue/store") if path.endswith("manifest.json")]

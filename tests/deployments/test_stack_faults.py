@@ -2,7 +2,7 @@
 
 import psutil
 import pytest
-from stacks import Stack, wait_for
+from stacks import PATIENCE, Stack, wait_for
 from world import World, build_world
 
 pytestmark = [
@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.server,
     pytest.mark.s3,
     pytest.mark.dask,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(4 * PATIENCE),
 ]
 
 
@@ -27,13 +27,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def undisturbed(stack: Stack, world: World) -> str:
     """sha256 of the model that a merge publishes which nothing disturbs."""
     calm = stack.start_run("merge/merge", recipe=stack.upload(world, "undisturbed"))
-    assert stack.wait(calm, 240)["state_type"] == "COMPLETED", stack.logs(calm)
+    stack.completes(calm)
     return stack.model_digest("undisturbed")
 
 
 def wait_until_it_collects(stack: Stack, run: str) -> None:
     wait_for(
-        lambda: any(line.startswith("collect") for line in stack.logs(run)), 180, lambda: str(stack.logs(run))
+        lambda: any(line.startswith("collect") for line in stack.logs(run)),
+        PATIENCE,
+        lambda: str(stack.logs(run)),
     )
 
 
@@ -65,7 +67,7 @@ def kill_with_all_it_started(process: psutil.Process) -> None:
 def is_over(stack: Stack, lost: str, queued: str, within: float) -> None:
     """The lost run ends and frees its slot in time, and the one that waited for it completes."""
     stack.wait(lost, within)
-    assert stack.wait(queued, 240)["state_type"] == "COMPLETED", stack.logs(queued)
+    stack.completes(queued)
 
 
 def crashed_because(stack: Stack, run: str, why: str) -> None:
@@ -101,7 +103,7 @@ def test_a_killed_run_holds_no_slot(stack: Stack, world: World, undisturbed: str
 def test_a_killed_prefect_worker_costs_its_run_nothing(stack: Stack, world: World, undisturbed: str) -> None:
     orphan, queued = one_collects_and_one_waits(stack, world, "worker-killed")
     worker_of(stack).kill()
-    is_over(stack, orphan, queued, within=240)
+    is_over(stack, orphan, queued, within=PATIENCE)
     assert stack.run(orphan)["state_type"] == "COMPLETED"
     assert stack.model_digest("worker-killed") == undisturbed
 
@@ -127,11 +129,11 @@ def test_a_prefect_server_that_is_killed_costs_no_merge(stack: Stack, world: Wor
     (server,) = stack.processes("prefect", "server", "start")
     server.kill()
     wait_for(lambda: "prefect server was ended by SIGKILL; starting it again" in stack.said(), 30)
-    ended = stack.wait(run, 300)
+    ended = stack.wait(run, PATIENCE)
     if ended["state_type"] != "COMPLETED":
         again = stack.start_run("merge/merge", recipe=recipe)
-        assert stack.wait(again, 240)["state_type"] == "COMPLETED", stack.logs(again)
+        stack.completes(again)
     calm = stack.start_run("merge/merge", recipe=stack.upload(world, "after-the-server"))
-    assert stack.wait(calm, 240)["state_type"] == "COMPLETED", "no slot is held"
+    stack.completes(calm)
     assert stack.model_digest("server-killed") == stack.model_digest("after-the-server") == undisturbed
     assert not psutil.pid_exists(server.pid)
