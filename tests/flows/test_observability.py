@@ -1,7 +1,10 @@
 """What a run leaves in the Prefect UI and in the manifest."""
 
 import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -9,11 +12,13 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from services import Command
 from world import World
 
 from flows.merge import merge
-from flows.show import artifact_key
+from flows.show import artifact_key, show_page
+from tasks.options import log_name
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
@@ -47,6 +52,36 @@ def test_a_run_shows_its_plan_its_progress_and_its_result(
     assert {row["task"] for row in table} == {"cats", "dogs", "maps", "mean", "normalised"}
     assert f"{world.store}/artifacts/pets/v000001" in str(found["pets-version"]["data"])
     assert f"{world.store}/artifacts/pets/v000001/report.html" in str(found["pets-report"]["data"])
+
+
+@pytest.fixture
+def login_page() -> Iterator[str]:
+    """URL of what a proxy may put before a server: every request is answered, with a page for people."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Sign in</html>")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:.*outside of a flow or task run:FutureWarning")
+def test_a_page_that_cannot_be_shown_costs_a_line(login_page: str, caplog: pytest.LogCaptureFixture) -> None:
+    with temporary_settings({PREFECT_API_URL: login_page}), caplog.at_level("WARNING", log_name):
+        show_page("pets", "plan", "What will be done.")
+    assert [record.message for record in caplog.records if record.name == log_name] == [
+        "the Prefect UI could not be updated (JSONDecodeError)"
+    ]
 
 
 def test_a_dry_run_changes_nothing_and_says_what_it_would_do(world: World) -> None:
