@@ -105,15 +105,18 @@ class Stack:
         return found
 
     def logs(self, run: str) -> list[str]:
-        chosen = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        page = 200  # the most that a server gives at once
+        chosen = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": page}
         lines: list[str] = []
-        while found := ask(f"{self.api}/logs/filter", {**chosen, "offset": len(lines)}):
+        while True:
+            found = ask(f"{self.api}/logs/filter", {**chosen, "offset": len(lines)})
             lines += [str(log["message"]) for log in found]
-        return lines
+            if len(found) < page:
+                return lines
 
-    def completes(self, run: str, seconds: float = PATIENCE) -> None:
+    def completes(self, run: str) -> None:
         """Wait until a run has ended, and it has to be well."""
-        ended = self.wait(run, seconds)["state"]
+        ended = self.wait(run, PATIENCE)["state"]
         assert ended["type"] == "COMPLETED", f"{ended['message']}\n" + "\n".join(self.logs(run)[-40:])
 
     def wait(self, run: str, seconds: float, *states: str) -> dict[str, Any]:

@@ -180,8 +180,10 @@ def test_the_demo_shows_two_versions_made_by_the_platform_alone(
     models = tmp_path_factory.mktemp("demo") / "models"
     quick_demo(models)
     command = make("stack-demo", STACK=stack.layout.state, DEMO=models)
-    command.append("STACK_DEMO_FLAGS=--quick --minutes 10")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+    command.append(f"STACK_DEMO_FLAGS=--quick --minutes {PATIENCE / 60:g}")
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=3 * PATIENCE
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "watch" in done.stdout
     assert (
